@@ -1,0 +1,152 @@
+"""JSON lines, plain or gzipped, in one file or in shards.
+
+Reading turns every kind of damage into one sentence that names file and line.
+Writing is atomic (a file is there whole or not at all) and deterministic: gzip
+members carry neither time stamp nor file name, so equal rows give equal bytes.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from etils import epath
+
+from prm_jax.errors import UserError
+
+SUFFIXES = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
+
+
+def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
+  """Files that `path` names: a file, a directory of shards, or a glob, sorted.
+
+  Raises:
+    UserError: nothing is there.
+  """
+  p = epath.Path(os.path.expanduser(path))
+  if p.is_dir():
+    found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
+  elif any(c in path for c in '*?['):
+    found = [epath.Path(f) for f in sorted(glob.glob(os.path.expanduser(path)))]
+  else:
+    found = [p] if p.exists() else []
+  if not found:
+    raise UserError(
+      f'{path}: no such file, directory of shards or pattern; check the path '
+      f'(files end in {", ".join(suffixes)}).'
+    )
+  return found
+
+
+def read_bytes(path: epath.Path) -> bytes:
+  """Whole content of a file, unzipped if its name ends in .gz.
+
+  Raises:
+    UserError: the file cannot be read, or its gzip stream is damaged.
+  """
+  try:
+    raw = path.read_bytes()
+  except OSError as e:
+    raise UserError(f'{path}: cannot be read ({e.strerror or e}).') from e
+  if not str(path).endswith('.gz'):
+    return raw
+  try:
+    return gzip.decompress(raw)
+  except (OSError, EOFError, zlib.error) as e:
+    raise UserError(
+      f'{path}: the gzip stream is damaged or cut off ({e}); copy or download '
+      'the file again.'
+    ) from e
+
+
+def iter_json_lines(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields (line number from 1, object) of a JSON-lines file; blank lines pass.
+
+  Raises:
+    UserError: names file and line of broken gzip, UTF-8, JSON, or a line that is
+      not an object. NaN and Infinity are not JSON and are refused.
+  """
+  for number, raw in enumerate(io.BytesIO(read_bytes(path)), start=1):
+    if not raw.strip():
+      continue
+    yield number, parse_object(raw, f'{path}:{number}')
+
+
+def parse_object(raw: bytes, where: str) -> dict[str, Any]:
+  """One JSON object from bytes; errors as in `iter_json_lines`."""
+  value = parse_json(raw, where)
+  if not isinstance(value, dict):
+    raise UserError(
+      f'{where}: expected a JSON object, found {type(value).__name__}; '
+      'each line must be one {...}.'
+    )
+  return value
+
+
+def parse_json(raw: bytes, where: str) -> Any:
+  """Any JSON value from bytes; strict about UTF-8, NaN and Infinity."""
+
+  def refuse(name: str) -> None:
+    raise UserError(f'{where}: the value {name} is not JSON; use null instead.')
+
+  try:
+    text = raw.decode('utf-8')
+  except UnicodeDecodeError as e:
+    raise UserError(
+      f'{where}: invalid UTF-8 at byte {e.start}; save the file as UTF-8.'
+    ) from e
+  try:
+    return json.loads(text, parse_constant=refuse)
+  except json.JSONDecodeError as e:
+    raise UserError(f'{where}: not valid JSON ({e.msg}, column {e.colno}).') from e
+  except RecursionError as e:
+    raise UserError(f'{where}: nested too deeply to be a record.') from e
+
+
+def dump_line(row: dict[str, Any]) -> str:
+  """One JSON line without newline: UTF-8 kept, NaN refused (ValueError)."""
+  return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def encode_lines(rows: Iterable[dict[str, Any]], *, zipped: bool) -> bytes:
+  """The bytes of a JSON-lines file; equal rows give equal bytes."""
+  data = ''.join(dump_line(row) + '\n' for row in rows).encode('utf-8')
+  return gzip.compress(data, mtime=0) if zipped else data
+
+
+def write_json_lines(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> int:
+  """Writes rows atomically; a name ending in .gz is zipped. Returns their number."""
+  counted = list(rows)
+  data = encode_lines(counted, zipped=str(path).endswith('.gz'))
+  write_bytes(path, data)
+  return len(counted)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a file so that it is there whole or not at all; makes its folder.
+
+  Raises:
+    UserError: the place cannot be written (a file where a folder must be, no
+      permission, disk full). What stood at `path` before is untouched.
+  """
+  target = epath.Path(path)
+  temporary = target.parent / f'.{target.name}.{os.getpid()}.tmp'
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(data)
+    temporary.replace(target)
+  except OSError as e:
+    try:
+      temporary.unlink(missing_ok=True)
+    except OSError:
+      pass
+    raise UserError(
+      f'{target}: cannot be written ({e.strerror or e}); choose another place or '
+      'free some space.'
+    ) from e

@@ -1,0 +1,195 @@
+"""What describes a scorer, as data: model, head, step format, reading, reduction.
+
+A `ScorerSpec` is stored in every checkpoint and is all that train, score,
+search, serve and export need to treat a model alike. Everything here is a frozen
+dataclass of plain values, so a spec is hashable, comparable and round-trips
+through JSON (`to_dict` / `from_dict`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from prm_jax.errors import UserError
+
+T = TypeVar('T')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+  """A decoder-only transformer. Letters: L layers, D model, N query heads, K
+  key/value heads, H head dim, F feed-forward, V vocabulary.
+
+  Attributes:
+    vocab_size: V, rows of the embedding table.
+    n_layers: L.
+    d_model: D.
+    n_heads: N.
+    n_kv_heads: K; N must be a multiple of it.
+    head_dim: H; independent of D / N.
+    d_ff: F, width of the gated feed-forward.
+    activation: 'silu' or 'gelu_tanh'.
+    norm_eps: epsilon of RMSNorm.
+    norm_offset: the norm multiplies by `norm_offset + weight` (Gemma: 1.0).
+    post_norms: also normalise the output of attention and feed-forward (Gemma 2).
+    embed_scale: embeddings are multiplied by this (Gemma: sqrt(D)); 0 means 1.
+    tied_embeddings: the LM head is the embedding table.
+    attention_bias: bias on the q, k, v projections (Qwen2).
+    qk_norm: RMSNorm on every q and k head before the rotation (Qwen3).
+    query_scale: scores are multiplied by this; 0 means H ** -0.5.
+    attn_softcap: tanh soft cap of attention scores; 0 means none (Gemma 2: 50).
+    final_softcap: tanh soft cap of LM logits; 0 means none (Gemma 2: 30).
+    rope_theta: base of the rotation of full-attention layers.
+    rope_theta_local: base for windowed layers; 0 means `rope_theta` (Gemma 3).
+    rope_scaling: ('linear', factor) or ('llama3', factor, low, high, original) or
+      ('yarn', factor, original, beta_fast, beta_slow, attention_factor); () none.
+    window: a windowed layer attends to itself and the `window - 1` keys before.
+    windowed_layers: one bool a layer; () means all layers windowed if window > 0.
+    scan_layers: lax.scan over stacked layers instead of unrolled ones.
+    remat: 'none', 'full' or 'dots' (keep matmul results).
+    param_dtype: dtype in which parameters are stored.
+    compute_dtype: dtype of activations and matmuls; norms, softmax, losses are
+      float32.
+    query_block: queries per causal block where T is longer; 0 never blocks.
+  """
+
+  vocab_size: int
+  n_layers: int = 2
+  d_model: int = 64
+  n_heads: int = 4
+  n_kv_heads: int = 4
+  head_dim: int = 16
+  d_ff: int = 256
+  activation: str = 'silu'
+  norm_eps: float = 1e-6
+  norm_offset: float = 0.0
+  post_norms: bool = False
+  embed_scale: float = 0.0
+  tied_embeddings: bool = True
+  attention_bias: bool = False
+  qk_norm: bool = False
+  query_scale: float = 0.0
+  attn_softcap: float = 0.0
+  final_softcap: float = 0.0
+  rope_theta: float = 10000.0
+  rope_theta_local: float = 0.0
+  rope_scaling: tuple = ()
+  window: int = 0
+  windowed_layers: tuple[bool, ...] = ()
+  scan_layers: bool = False
+  remat: str = 'none'
+  param_dtype: str = 'float32'
+  compute_dtype: str = 'float32'
+  query_block: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+  """What is read at a step position.
+
+  Attributes:
+    kind: 'scalar' (one value), 'linear' (`n_outputs` logits), 'mlp' (Linear(D, D),
+      ReLU, Linear(D, 2)), 'label_tokens' (LM logits of `label_tokens`), or 'lm'
+      (all V logits, for policies).
+    n_outputs: Q, outputs of a 'linear' head (2: wrong / correct; 3: negative /
+      neutral / positive). Class order is always worst to best.
+    label_tokens: ids (wrong, correct) for 'label_tokens'.
+    bias: whether scalar and linear heads have a bias.
+    dropout: rate on the head's input while training.
+    init_scale: standard deviation of the head's weights at init; 0 starts at 0.
+  """
+
+  kind: str = 'scalar'
+  n_outputs: int = 1
+  label_tokens: tuple[int, ...] = ()
+  bias: bool = True
+  dropout: float = 0.0
+  init_scale: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFormat:
+  """How a question and its steps become tokens, and where each step is read.
+
+  The text is `question_template` filled in, then for each step
+  `step_template` filled in, then the marker (a single token id appended, never
+  part of the text). Question and steps are encoded one by one, so the ids of a
+  prefix are a prefix of the ids.
+
+  Attributes:
+    question_template: must contain '{question}'.
+    step_template: must contain '{step}'.
+    first_step_template: for the first step where it differs; '' means the same.
+    marker: special token after each step; '' reads the last token of the step.
+    position: 'marker' (read at the marker / last token) or 'before' (at the
+      token before it, which predicts it).
+    add_bos: start with the tokenizer's beginning-of-sequence token.
+    max_length: T, longest sequence in tokens; longer rows meet `truncation`.
+    truncation: 'error', 'drop_example' or 'drop_steps' (whole steps, from the end).
+  """
+
+  question_template: str = '{question}\n'
+  step_template: str = '{step}'
+  first_step_template: str = ''
+  marker: str = '<prm>'
+  position: str = 'marker'
+  add_bos: bool = False
+  max_length: int = 512
+  truncation: str = 'drop_example'
+
+
+@dataclasses.dataclass(frozen=True)
+class ScorerSpec:
+  """Everything needed to turn text into step scores with given parameters.
+
+  Attributes:
+    model, head, step_format: see there.
+    step_value: name of the function from head output to the value of a step in
+      `step_values.VALUES` ('logit', 'sigmoid', 'softmax2', 'softmax3').
+    kind: what the saved score is: 'logit', 'probability' or 'log_ratio'.
+    reduction: default reduction of P step values to one score.
+    tokenizer: 'bytes', or the name of the tokenizer file beside the checkpoint.
+    objective: what the scorer was trained with, '' if unknown (documentation).
+    label: the label set it was trained on, '' if unknown (documentation).
+  """
+
+  model: ModelSpec
+  head: HeadSpec
+  step_format: StepFormat
+  step_value: str = 'logit'
+  kind: str = 'logit'
+  reduction: str = 'min'
+  tokenizer: str = 'bytes'
+  objective: str = ''
+  label: str = ''
+
+
+def to_dict(spec: Any) -> dict[str, Any]:
+  """Plain dict of a spec, ready for JSON (tuples become lists)."""
+  return dataclasses.asdict(spec)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = 'spec') -> T:
+  """Rebuilds a spec of class `cls` from `to_dict`'s result or parsed JSON.
+
+  Raises:
+    UserError: a key is unknown or missing; the sentence names it and `where`.
+  """
+  nested = {'model': ModelSpec, 'head': HeadSpec, 'step_format': StepFormat}
+  fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+  unknown = sorted(set(values) - set(fields))
+  if unknown:
+    raise UserError(
+      f'{where}: unknown key {unknown[0]!r} for {cls.__name__}; '
+      f'known keys are {", ".join(fields)}.'
+    )
+  built = {}
+  for name, value in values.items():
+    if cls is ScorerSpec and name in nested and isinstance(value, dict):
+      value = from_dict(nested[name], value, f'{where}.{name}')
+    built[name] = tuple(value) if isinstance(value, list) else value
+  try:
+    return cls(**built)
+  except TypeError as e:
+    raise UserError(f'{where}: {cls.__name__} {str(e).split(") ", 1)[-1]}.') from e
