@@ -1,0 +1,199 @@
+"""Every file of a workdir.
+
+    WORKDIR/
+      config.json      resolved config of the run
+      metrics.jsonl    one object a logged step; wall-clock figures under time/
+      results.json     metrics with intervals, counters, provenance
+      report.html      the same for people (train and evaluate)
+      samples/         per-sample JSON lines
+      checkpoints/     training states, see `checkpoint.py`
+      scorer/          the trained model: spec, weights, tokenizer
+      cache/           token caches
+
+Files are written whole or not at all. A run holds a lock on its workdir, so a
+second job in the same place is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from prm_jax import jsonl
+from prm_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+# What may differ when a run is taken up again in the same workdir.
+CHANGEABLE = ('parallel.', 'logging.', 'profile.', 'shard.', 'plan_only')
+LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+
+
+class Workdir:
+  """The folder of one run; make it with `open_workdir`."""
+
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = epath.Path(path)
+
+  def __truediv__(self, name: str) -> epath.Path:
+    return self.path / name
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; NaN is refused (ValueError)."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    jsonl.write_bytes(self.path / name, (text + '\n').encode())
+
+  def read_json(self, name: str) -> Any:
+    """Parsed JSON file, or None if it is not there."""
+    file = self.path / name
+    return jsonl.parse_json(file.read_bytes(), str(file)) if file.exists() else None
+
+  def write_samples(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes `samples/NAME.jsonl.gz`, atomically."""
+    jsonl.write_json_lines(self.path / 'samples' / f'{name}.jsonl.gz', rows)
+
+  def write_results(
+    self,
+    job: str,
+    metrics: Mapping[str, Mapping[str, Any]],
+    counters: Mapping[str, int],
+    provenance: Mapping[str, Any],
+    **more: Any,
+  ) -> None:
+    """Writes `results.json`.
+
+    Args:
+      job: name of the job.
+      metrics: path -> {'value', 'low', 'high', 'n'}; a value that is undefined is
+        null and has a counter that says why.
+      counters: path -> count of everything dropped, refused or unjudged.
+      provenance: see `provenance`.
+      **more: further sections (for example judged_by).
+    """
+    self.write_json(
+      'results.json',
+      {
+        'schema_version': SCHEMA_VERSION,
+        'job': job,
+        'metrics': dict(metrics),
+        'counters': dict(counters),
+        'provenance': dict(provenance),
+        **more,
+      },
+    )
+
+
+@contextlib.contextmanager
+def open_workdir(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
+  """Makes or takes up the workdir of a run and holds its lock.
+
+  Args:
+    path: the folder.
+    config: flat, JSON-ready config (`configuration.flatten`).
+
+  Raises:
+    UserError: the folder cannot be written, another job runs in it, or it holds a
+      run of another config (the key that differs is named).
+  """
+  work = Workdir(path)
+  try:
+    work.path.mkdir(parents=True, exist_ok=True)
+    handle = open(Path(path) / '.lock', 'a+')  # noqa: SIM115 (held until the end)
+  except OSError as e:
+    raise UserError(
+      f'{path}: cannot be used as a workdir ({e.strerror or e}); give another '
+      '--workdir.'
+    ) from e
+  with handle:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+      raise UserError(
+        f'{path}: another job is running in this workdir; wait for it or give '
+        'another --workdir.'
+      ) from e
+    _check_config(work, config)
+    work.write_json('config.json', dict(config))
+    yield work
+
+
+def _check_config(work: Workdir, config: Mapping[str, Any]) -> None:
+  held = work.read_json('config.json')
+  if held is None:
+    return
+  new = json.loads(json.dumps(dict(config)))
+  for key in sorted({*held, *new}):
+    if key.startswith(CHANGEABLE) or held.get(key) == new.get(key):
+      continue
+    grows = (
+      key == 'train.steps'
+      and new.get('optimizer.horizon', 0) > 0
+      and new[key] >= held[key]
+    )
+    if grows:
+      continue
+    raise UserError(
+      f'{work.path}: this workdir holds a run with {key}={held.get(key)!r}, now it is '
+      f'{new.get(key)!r}; give another --workdir, or the old value to resume.'
+    )
+
+
+def provenance(command: str, seed: int, **more: Any) -> dict[str, Any]:
+  """Where a result comes from: versions, git revision, seed, device, command."""
+  import jax
+
+  device = jax.devices()[0]
+  return {
+    'command': command,
+    'seed': seed,
+    'prm_jax': _version('prm_jax'),
+    'git_revision': git_revision(),
+    'libraries': {name: _version(name) for name in LIBRARIES},
+    'device': f'{jax.device_count()} x {device.device_kind} ({device.platform})',
+    **more,
+  }
+
+
+def _version(name: str) -> str:
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return 'not installed'
+
+
+def git_revision() -> str:
+  """Revision of the source tree, with '+changes' if it differs; '' outside git."""
+  here = Path(__file__).resolve().parent
+
+  def git(*words: str) -> str:
+    done = subprocess.run(
+      ['git', '-C', str(here), *words],
+      capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() if done.returncode == 0 else ''
+
+  try:
+    if Path(git('rev-parse', '--show-toplevel') or '/nowhere') != here.parent:
+      return ''
+    revision = git('rev-parse', '--short=12', 'HEAD')
+    return revision + ('+changes' if git('status', '--porcelain', '-uno') else '')
+  except (OSError, subprocess.SubprocessError):
+    return ''
+
+
+def data_path(path: str) -> str:
+  """A path as given if it exists, else below $PRM_JAX_DATA if it exists there."""
+  root = os.environ.get('PRM_JAX_DATA', '')
+  if not os.path.isabs(path) and not os.path.exists(path) and root:
+    below = os.path.join(root, path)
+    if os.path.exists(below) or any(c in path for c in '*?['):
+      return below
+  return path

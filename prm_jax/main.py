@@ -1,0 +1,42 @@
+"""Command line of prm_jax: one config file, one job.
+
+  python -m prm_jax.main --config=configs/pqm.py [--workdir=DIR] [--config.key=value]
+
+Everything else lives in libraries that tests and notebooks can import.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from prm_jax.errors import NonFiniteLoss, Preempted, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the job that the config names; returns the exit code."""
+  from prm_jax import jobs
+  from prm_jax.jobs import configuration
+
+  argv = list(sys.argv if argv is None else argv)
+  if {'-h', '--help'} & set(argv[1:]):
+    print(f'{configuration.USAGE}\n\njobs: {", ".join(jobs.JOBS)}\n\n{jobs.HELP}')
+    return 0
+  try:
+    command = configuration.parse(argv)
+    print(f'prm_jax: {command.line}', file=sys.stderr, flush=True)
+    jobs.run(command)
+  except (UserError, NonFiniteLoss, Preempted) as e:
+    print(f'prm_jax: {e}', file=sys.stderr, flush=True)
+    return e.exit_code
+  except KeyboardInterrupt:
+    print('prm_jax: interrupted; run the same command to go on.', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  # A CPU run decides between two thread pools at start-up; nothing to set there.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  sys.exit(main())
