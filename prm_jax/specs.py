@@ -15,6 +15,26 @@ from prm_jax.errors import UserError
 
 T = TypeVar('T')
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+_ROPE_SCALING_SIZES = {'linear': 2, 'llama3': 5, 'yarn': 6}
+
+
+def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise UserError(f'{where} is {value!r}; use one of {", ".join(known)}.')
+
+
+def _check_rope_scaling(scaling: tuple) -> None:
+  if not scaling:
+    return
+  _one_of('model.rope_scaling[0]', scaling[0], tuple(_ROPE_SCALING_SIZES))
+  expected = _ROPE_SCALING_SIZES[scaling[0]]
+  if len(scaling) != expected:
+    raise UserError(
+      f'model.rope_scaling {scaling[0]!r} takes {expected - 1} numbers, '
+      f'got {len(scaling) - 1}.'
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -41,9 +61,11 @@ class ModelSpec:
     attn_softcap: tanh soft cap of attention scores; 0 means none (Gemma 2: 50).
     final_softcap: tanh soft cap of LM logits; 0 means none (Gemma 2: 30).
     rope_theta: base of the rotation of full-attention layers.
-    rope_theta_local: base for windowed layers; 0 means `rope_theta` (Gemma 3).
+    rope_theta_local: base for windowed layers, which then have no `rope_scaling`
+      (Gemma 3); 0 means that they rotate like the others.
     rope_scaling: ('linear', factor) or ('llama3', factor, low, high, original) or
       ('yarn', factor, original, beta_fast, beta_slow, attention_factor); () none.
+      An attention_factor of 0 means 0.1 log(factor) + 1.
     window: a windowed layer attends to itself and the `window - 1` keys before.
     windowed_layers: one bool a layer; () means all layers windowed if window > 0.
     scan_layers: lax.scan over stacked layers instead of unrolled ones.
@@ -52,6 +74,9 @@ class ModelSpec:
     compute_dtype: dtype of activations and matmuls; norms, softmax, losses are
       float32.
     query_block: queries per causal block where T is longer; 0 never blocks.
+
+  Raises:
+    UserError: sizes or names that do not fit together.
   """
 
   vocab_size: int
@@ -83,6 +108,37 @@ class ModelSpec:
   compute_dtype: str = 'float32'
   query_block: int = 512
 
+  def __post_init__(self):
+    sizes = ('vocab_size', 'n_layers', 'd_model', 'n_heads', 'n_kv_heads', 'head_dim')
+    for name in (*sizes, 'd_ff'):
+      if getattr(self, name) < 1:
+        raise UserError(f'model.{name} is {getattr(self, name)}; give at least 1.')
+    if self.n_heads % self.n_kv_heads:
+      raise UserError(
+        f'model.n_heads is {self.n_heads}, which is not a multiple of '
+        f'model.n_kv_heads = {self.n_kv_heads}; change one of them.'
+      )
+    if self.head_dim % 2:
+      raise UserError(f'model.head_dim is {self.head_dim}; rotations need it even.')
+    if len(self.windowed_layers) not in (0, self.n_layers):
+      raise UserError(
+        f'model.windowed_layers has {len(self.windowed_layers)} entries for '
+        f'{self.n_layers} layers; give one each, or none.'
+      )
+    if self.window < 0 or self.query_block < 0:
+      raise UserError('model.window and model.query_block must not be negative.')
+    _one_of('model.activation', self.activation, ('silu', 'gelu_tanh'))
+    _one_of('model.remat', self.remat, ('none', 'full', 'dots'))
+    for name in ('param_dtype', 'compute_dtype'):
+      _one_of(f'model.{name}', getattr(self, name), DTYPES)
+    _check_rope_scaling(self.rope_scaling)
+
+  def is_windowed(self, layer: int) -> bool:
+    """Whether layer number `layer` (from 0) sees only the last `window` keys."""
+    if self.window == 0:
+      return False
+    return self.windowed_layers[layer] if self.windowed_layers else True
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
@@ -97,7 +153,11 @@ class HeadSpec:
     label_tokens: ids (wrong, correct) for 'label_tokens'.
     bias: whether scalar and linear heads have a bias.
     dropout: rate on the head's input while training.
-    init_scale: standard deviation of the head's weights at init; 0 starts at 0.
+    init_scale: standard deviation of the head's last weights at init; 0 starts
+      at 0.
+
+  Raises:
+    UserError: an unknown kind, or outputs or tokens that do not fit it.
   """
 
   kind: str = 'scalar'
@@ -106,6 +166,19 @@ class HeadSpec:
   bias: bool = True
   dropout: float = 0.0
   init_scale: float = 0.02
+
+  def __post_init__(self):
+    kinds = ('scalar', 'linear', 'mlp', 'label_tokens', 'lm')
+    _one_of('head.kind', self.kind, kinds)
+    if self.n_outputs < 1:
+      raise UserError(f'head.n_outputs is {self.n_outputs}; give at least 1.')
+    if self.kind == 'label_tokens' and len(self.label_tokens) < 2:
+      raise UserError(
+        'head.label_tokens must hold the token ids (wrong, correct) for '
+        "head.kind = 'label_tokens'."
+      )
+    if not 0 <= self.dropout < 1:
+      raise UserError(f'head.dropout is {self.dropout}; give a rate in [0, 1).')
 
 
 @dataclasses.dataclass(frozen=True)

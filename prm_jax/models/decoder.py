@@ -1,0 +1,185 @@
+"""The decoder: embedding, L layers, final norm, as a function of its weights.
+
+`forward` is the whole model without a head. With `step_positions` the last layer
+computes queries, attention output and feed-forward only there (keys and values at
+all tokens), which about halves a small model's step time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prm_jax.models import attention, layers, rope, weights
+from prm_jax.models.weights import Params
+from prm_jax.specs import ModelSpec
+
+
+class View(NamedTuple):
+  """What a layer sees of the sequence.
+
+  Attributes:
+    window: 0, a window length, or a traced scalar in scanned mixed layers.
+    turn: rotation of the T positions.
+  """
+
+  window: int | jax.Array
+  turn: rope.Rotation
+
+
+def _view(spec: ModelSpec, positions: jax.Array, windowed: bool) -> View:
+  window = spec.window if windowed else 0
+  return View(window, rope.rotation(spec, positions, windowed))
+
+
+def layer(
+  spec: ModelSpec,
+  w: Params,
+  x: jax.Array,
+  positions: jax.Array,
+  view: View,
+  constrain: layers.Constrain,
+  step_positions: jax.Array | None = None,
+) -> jax.Array:
+  """One layer.
+
+  Args:
+    spec: the model.
+    w: the layer's weights.
+    x: [B, T, D] in the compute dtype.
+    positions: int32 [T].
+    view: window and rotation of this layer.
+    constrain: `f(x, letters)` that pins the layout of activations over a mesh.
+    step_positions: int32 [B, P], or None for all positions.
+
+  Returns:
+    [B, T, D], or [B, P, D] where step positions are given.
+  """
+  h = layers.rms_norm(spec, x, w['attn_norm_D'])
+  k, v = attention.keys_values(spec, w, h, view.turn)
+  k, v = constrain(k, 'BKTH'), constrain(v, 'BKTH')
+  if step_positions is None:
+    q = constrain(attention.queries(spec, w, h, view.turn), 'BNTH')
+    mixed = attention.causal(spec, q, k, v, positions, view.window)
+  else:
+    x = layers.take_positions(x, step_positions)
+    h = layers.take_positions(h, step_positions)
+    q = attention.queries(spec, w, h, view.turn.take(step_positions))
+    q = constrain(q, 'BNPH')
+    mixed = attention.attend(
+      spec, q, k, v, positions[step_positions], positions, view.window
+    )
+  n, width = spec.n_heads, spec.head_dim
+  mixed = mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], n * width)
+  out = layers.dense(mixed, w['wo_NHD'].reshape(n * width, -1))
+  if spec.post_norms:
+    out = layers.rms_norm(spec, out, w['attn_post_norm_D'])
+  x = constrain(x + out, 'BTD')
+  out = layers.gated_mlp(
+    spec, w, layers.rms_norm(spec, x, w['mlp_norm_D']), constrain
+  )
+  if spec.post_norms:
+    out = layers.rms_norm(spec, out, w['mlp_post_norm_D'])
+  return constrain(x + out, 'BTD')
+
+
+def _remat(spec: ModelSpec, f: Callable) -> Callable:
+  if spec.remat == 'none':
+    return f
+  policy = None
+  if spec.remat == 'dots':
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  # Inside a scan the compiler cannot undo rematerialization by sharing
+  # subexpressions, so its (costly) barrier is not needed there.
+  return jax.checkpoint(f, policy=policy, prevent_cse=not spec.scan_layers)
+
+
+def _scan(spec, stacked, x, positions, constrain):
+  n = spec.n_layers - 1
+  flags = [spec.is_windowed(i) for i in range(n)]
+  if len(set(flags)) == 1:
+    view = _view(spec, positions, flags[0])
+
+    def one(x, w):
+      return layer(spec, w, x, positions, view, constrain), None
+
+    return jax.lax.scan(_remat(spec, one), x, stacked)[0]
+  # Mixed layers share one body, so window and rotation become data.
+  far = x.shape[1]
+  near_turn, far_turn = (rope.rotation(spec, positions, f) for f in (True, False))
+
+  def mixed(x, inputs):
+    w, flag = inputs
+    turn = jax.tree.map(lambda a, b: jnp.where(flag, a, b), near_turn, far_turn)
+    view = View(jnp.where(flag, spec.window, far), turn)
+    return layer(spec, w, x, positions, view, constrain), None
+
+  return jax.lax.scan(_remat(spec, mixed), x, (stacked, jnp.array(flags)))[0]
+
+
+def embed(spec: ModelSpec, table: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Token ids [B, T] -> [B, T, D] in the compute dtype; NaN for an unknown id."""
+  x = jnp.take(table, tokens, axis=0, mode='fill').astype(spec.compute_dtype)
+  return x * jnp.asarray(spec.embed_scale, x.dtype) if spec.embed_scale else x
+
+
+def forward(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  step_positions: jax.Array | None = None,
+  *,
+  constrain: layers.Constrain = layers.unconstrained,
+) -> jax.Array:
+  """Hidden states after the final norm.
+
+  Args:
+    spec: the model.
+    params: weights of the decoder (`weights.decoder`).
+    tokens: int32 [B, T]. Attention is causal, so padding after the text needs no
+      mask: it changes nothing before it.
+    step_positions: int32 [B, P] where the states are wanted; None for all.
+    constrain: `f(x, letters)` that pins the layout of activations over a mesh.
+
+  Returns:
+    [B, P, D] or [B, T, D] in the compute dtype.
+  """
+  positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  x = constrain(embed(spec, params['embed_VD'], tokens), 'BTD')
+  last = spec.n_layers - 1
+  if spec.scan_layers and last > 0:
+    x = _scan(spec, params['layers'], x, positions, constrain)
+  for i in range(0 if not spec.scan_layers else last, spec.n_layers):
+    view = _view(spec, positions, spec.is_windowed(i))
+    at = step_positions if i == last else None
+
+    def one(w, x, view=view, at=at):
+      return layer(spec, w, x, positions, view, constrain, at)
+
+    x = _remat(spec, one)(params[f'layer_{i}'], x)
+  return layers.rms_norm(spec, x, params['final_norm_D'])
+
+
+class Decoder(nn.Module):
+  """`forward` as a Linen module: `apply({'params': p}, tokens, step_positions)`.
+
+  Attributes:
+    spec: the model.
+    constrain: see `forward`.
+  """
+
+  spec: ModelSpec
+  constrain: layers.Constrain = layers.unconstrained
+
+  @nn.compact
+  def __call__(
+    self, tokens: jax.Array, step_positions: jax.Array | None = None
+  ) -> jax.Array:
+    params = weights.materialize(self, weights.decoder(self.spec))
+    return forward(
+      self.spec, params, tokens, step_positions, constrain=self.constrain
+    )

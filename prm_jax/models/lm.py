@@ -1,0 +1,49 @@
+"""The language model: next-token logits at every position, for policies."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from prm_jax.models import decoder, heads, layers, weights
+from prm_jax.models.weights import Params
+from prm_jax.specs import HeadSpec, ModelSpec
+
+HEAD = HeadSpec(kind='lm')
+
+
+class PolicyModel(nn.Module):
+  """Tokens -> logits of the next token.
+
+  Attributes:
+    spec: the decoder.
+    constrain: `f(x, letters)` that pins the layout of activations over a mesh.
+  """
+
+  spec: ModelSpec
+  constrain: layers.Constrain = layers.unconstrained
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """int32 [B, T] -> float32 [B, T, V]; row t predicts token t + 1."""
+    params = weights.materialize(self, weights.declare(self.spec, HEAD))
+    hidden = decoder.forward(
+      self.spec, params['decoder'], tokens, constrain=self.constrain
+    )
+    return heads.read(self.spec, HEAD, params, hidden)
+
+
+def init(spec: ModelSpec, key: jax.Array) -> Params:
+  """New parameters, the same whether layers are scanned or unrolled."""
+  return weights.initialize(weights.declare(spec, HEAD), key)
+
+
+def apply(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  *,
+  constrain: layers.Constrain = layers.unconstrained,
+) -> jax.Array:
+  """`PolicyModel` as a function: int32 [B, T] -> float32 logits [B, T, V]."""
+  return PolicyModel(spec, constrain).apply({'params': params}, tokens)
