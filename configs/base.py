@@ -1,0 +1,213 @@
+"""Every config key, defined and commented once; the other files only override.
+
+    python -m prm_jax.main --config=configs/NAME.py --config.train.steps=100
+
+An unknown key is an error. Sections become frozen dataclasses (WorldConfig,
+StepFormat, ModelSpec, HeadSpec, OptimizerConfig, CheckpointPolicy, ImportOptions)
+before any library code sees them; their docstrings say more about each key.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.job = 'train'  # one of prm_jax.jobs.JOBS
+  c.seed = 0  # of initialisation, order of the data, dropout, resampling
+  c.report = True  # train and evaluate write report.html
+
+  # Data. A source is [NAME=]PATH[:FORMAT][@WEIGHT]; lists are separated by commas.
+  # PATH may be a file, a folder of shards or a pattern, looked for here and then
+  # below $PRM_JAX_DATA; `world:SPLIT` is the embedded world. FORMAT is one of
+  # prm_jax.formats.importers.FORMATS, by default our own records.
+  c.data = data = ConfigDict()
+  data.train = 'world:train'
+  data.validation = 'world:validation'  # thresholds, calibration, best checkpoint
+  data.evaluate = ''  # sets with a known first error, each with a name
+  data.pools = ''  # sets of candidates for best-of-N, each with a name
+  data.label = 'on_track'  # label set that training uses
+  data.truth = 'on_track'  # label set that metrics are judged against
+  data.checker = 'exact'  # verdict on answers: outcome objectives, best-of-N
+  data.leak = 'drop'  # training problems that validation or evaluation share:
+  #   'drop' from training and count, 'error', or 'keep' and count
+  data.limit = 0  # rows read of each source at most; 0 reads all (for smoke runs)
+  data.cache_dir = ''  # token caches; '' keeps them in the workdir
+
+  # How public formats become records (ImportOptions).
+  c.imports = imports = ConfigDict()
+  imports.neutral = 'positive'  # rating 0: positive, negative, unlabeled, class
+  imports.after_first_error = 'keep'  # keep, mask or zero the labels after it
+  imports.source = ''  # name of the source in records; '' means FORMAT/FILE
+  imports.separator = ''  # how steps are joined; '' means the format's own
+  imports.label_kind = ''  # what labels estimate; '' means the format's default
+  imports.placeholder = 'ки'  # marker after each step in openrlhf input
+  imports.ambiguous = 'drop'  # question and first step not separable: drop, error
+  imports.bad_index = ''  # step index out of range: error, unknown, '' by format
+
+  # The embedded world (WorldConfig); its seed is apart from the run's, so that
+  # seeds of a study meet the same problems.
+  c.world = world = ConfigDict()
+  world.seed = 0
+  world.min_ops = 4  # operations of a problem
+  world.max_ops = 8
+  world.longer_min_ops = 9  # of split heldout_longer
+  world.longer_max_ops = 12
+  world.max_value = 9  # values are 0 .. max_value
+  world.max_operand = 9
+  world.operator_weights = (3, 3, 2, 1, 1)  # how often + - * / % are asked
+  world.wrap = False  # true chains may wrap around (harder)
+  world.n_solvers = 12
+  world.slip_rate = 0.03  # random wrong results
+  world.shared_error_rate = 0.1  # wrong beliefs that solvers share
+  world.shared_belief = (0.6, 0.9)  # share of solvers that hold such a belief
+  world.own_error_rate = 0.01  # wrong beliefs of one solver
+  world.n_train = 20000
+  world.solutions_per_problem = 1
+  world.n_validation = 1000
+  world.n_heldout = 1000
+  world.pool_problems = 500
+  world.pool_size = 16
+
+  # Text to tokens (StepFormat), part of every checkpoint.
+  c.tokenizer = 'bytes'  # built in, or the path of a tokenizer.json
+  c.format = fmt = ConfigDict()
+  fmt.question_template = '{question}'
+  fmt.step_template = '{step}'
+  fmt.first_step_template = ''  # '' means step_template
+  fmt.marker = '<prm>'  # token after each step; '' reads the step's last token
+  fmt.position = 'marker'  # or 'before' it
+  fmt.add_bos = False
+  fmt.max_length = 128  # tokens
+  fmt.truncation = 'drop_example'  # or error, drop_steps
+
+  # The network (ModelSpec); the vocabulary is the tokenizer's.
+  c.model = model = ConfigDict()
+  model.n_layers = 2
+  model.d_model = 64
+  model.n_heads = 4
+  model.n_kv_heads = 4
+  model.head_dim = 16
+  model.d_ff = 256
+  model.activation = 'silu'
+  model.norm_eps = 1e-6
+  model.norm_offset = 0.0
+  model.post_norms = False
+  model.embed_scale = 0.0
+  model.tied_embeddings = True
+  model.attention_bias = False
+  model.qk_norm = False
+  model.query_scale = 0.0
+  model.attn_softcap = 0.0
+  model.final_softcap = 0.0
+  model.rope_theta = 10000.0
+  model.rope_theta_local = 0.0
+  model.rope_scaling = ()
+  model.window = 0
+  model.windowed_layers = ()
+  model.scan_layers = False
+  model.remat = 'none'  # none, full, dots
+  model.param_dtype = 'float32'
+  model.compute_dtype = 'float32'
+  model.query_block = 512
+
+  # What is read at a step (HeadSpec).
+  c.head = head = ConfigDict()
+  head.kind = 'scalar'  # scalar, linear, mlp, label_tokens
+  head.n_outputs = 1
+  head.label_tokens = ()
+  head.bias = True
+  head.dropout = 0.0
+  head.init_scale = 0.02
+
+  # The loss. A hyperparameter left at None takes the objective's own default; one
+  # that the objective does not have is an error.
+  c.objective = objective = ConfigDict()
+  objective.name = 'bce'  # one of prm_jax.objectives.OBJECTIVES
+  objective.unit = ''  # of weight: step, trajectory, problem; '' the objective's own
+  objective.threshold = placeholder(float)  # label at or above it counts as correct
+  objective.margin = placeholder(float)  # zeta of Q-value ranking
+  objective.discount = placeholder(float)  # td
+  objective.n_steps = placeholder(int)  # td: steps looked ahead
+  objective.lambda_ = placeholder(float)  # td: lambda-return instead of n steps
+  objective.shaping = placeholder(str)  # td: reward of a step: zero, cosine
+  objective.terminal = placeholder(str)  # td: verdict or last_label
+  objective.clip = placeholder(bool)  # td: targets stay in [0, 1]
+  objective.train_unlabeled = placeholder(bool)  # td: also where no label stands
+
+  # AdamW (OptimizerConfig).
+  c.optimizer = optimizer = ConfigDict()
+  optimizer.peak_lr = 2e-3
+  optimizer.schedule = 'cosine'  # cosine, linear, constant, wsd
+  optimizer.warmup_steps = 100
+  optimizer.horizon = 0  # steps of the schedule; 0 means train.steps
+  optimizer.end_factor = 0.1
+  optimizer.decay_fraction = 0.2
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.95
+  optimizer.eps = 1e-8
+  optimizer.weight_decay = 0.1
+  optimizer.no_decay = ()
+  optimizer.clip_norm = 1.0
+  optimizer.moments_dtype = 'float32'
+
+  c.train = train = ConfigDict()
+  train.steps = 1000
+  train.batch_size = 32  # solutions a step, over all devices
+  train.accumulation = 1  # microbatches a step
+  train.validate_every = 0  # steps between measurements on validation; 0 only at end
+  train.use = 'last'  # or 'best' on validation: the parameters that are kept
+
+  # States on disk (CheckpointPolicy).
+  c.checkpoint = checkpoint = ConfigDict()
+  checkpoint.every_seconds = 60.0
+  checkpoint.every_steps = 0
+  checkpoint.keep_last = 2
+  checkpoint.best_mode = 'max'
+
+  # Devices. Mesh axes multiply to the number of devices; data=0 takes what is left.
+  c.parallel = parallel = ConfigDict()
+  parallel.mapper = 'jit'  # or pmap (data parallel on local devices)
+  parallel.data = 0
+  parallel.fsdp = 1
+  parallel.tensor = 1
+
+  # Measuring (train's end, evaluate).
+  c.evaluate = evaluate = ConfigDict()
+  evaluate.threshold = 'tuned:validation'  # or fixed:0.5, argmax
+  evaluate.resamples = 1000  # bootstrap by problem
+  evaluate.subsets = 200  # for votes among k of N candidates
+  evaluate.ties = 'uniform'  # or lowest_index, to reproduce published numbers
+  evaluate.reduction = ''  # of step scores to one; '' the scorer's own
+  evaluate.max_samples = 2000  # solutions in the report
+
+  c.logging = logging = ConfigDict()
+  logging.every_steps = 50
+  logging.tensorboard = False
+
+  c.profile = ''  # steps to trace, for example '10:15'; written to WORKDIR/profile
+  c.plan_only = False  # print parameters, shardings and memory, then stop
+
+  # Tools and score: what to read and where to write.
+  c.input = ''  # a source, as above
+  c.output = ''  # a file; its name says whether it is zipped
+  c.scorer = ''  # a train run's workdir, for score and evaluate
+  c.scorer_name = 'prm'  # key of `scores` in the records
+  c.score_files = ''  # evaluate: NAME=PATH of saved best-of-N step scores
+  c.export = ''  # convert: format of the output; '' means our own records
+  c.rows = '0:3'  # inspect: START:STOP
+  c.vocab_size = 512  # tokenizer
+
+  # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
+  c.study = study = ConfigDict()
+  study.methods = ()  # 'NAME=configs/FILE.py' each
+  study.settings = ()  # 'NAME: key=value key=value' each; () is one without a name
+  study.common = ''  # overrides of all runs
+  study.trials = ()  # overrides of each tuning trial, the same for all methods
+  study.trial_seed = 100
+  study.select = ''  # metric on validation that chooses the trial
+  study.seeds = (0, 1, 2, 3, 4)
+  study.metrics = ()  # metric paths that are tabulated
+  study.reference = ''  # method that the others are compared with
+  study.processes = 1  # runs at the same time
+  return c
