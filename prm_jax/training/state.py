@@ -1,0 +1,95 @@
+"""What a training run carries from step to step, born sharded.
+
+Everything that must survive a restart is here: the number of the step (which is
+also the position in the data and the seed of dropout), parameters, optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Attributes:
+  step: int32 scalar, steps taken; the next batch is number `step`.
+  params: tree of parameters.
+  opt_state: optax state.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+def init(
+  init_params: Callable[[jax.Array], Any],
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+) -> TrainState:
+  """State at step 0; pure, so it can be traced, jitted with shardings, eval_shape'd."""
+  params = init_params(key)
+  return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))
+
+
+def abstract(
+  init_params: Callable[[jax.Array], Any],
+  tx: optax.GradientTransformation,
+  shardings: TrainState | None = None,
+) -> TrainState:
+  """The state as `ShapeDtypeStruct`s: what a restore needs, without computing any.
+
+  Args:
+    shardings: from `shardings`; where restored arrays shall live. None leaves it open.
+  """
+  shapes = jax.eval_shape(lambda key: init(init_params, tx, key), jax.random.key(0))
+  if shardings is None:
+    return shapes
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
+
+
+def shardings(
+  init_params: Callable[[jax.Array], Any],
+  tx: optax.GradientTransformation,
+  param_shardings: Any,
+  mesh: Mesh,
+) -> TrainState:
+  """NamedShardings of the state: moments lie as their parameters, scalars everywhere.
+
+  Args:
+    param_shardings: tree like the parameters.
+    mesh: mesh of those shardings.
+  """
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  shapes = abstract(init_params, tx)
+  opt_state = optax.tree_utils.tree_map_params(
+    tx,
+    lambda _, sharding: sharding,
+    shapes.opt_state,
+    param_shardings,
+    transform_non_params=lambda _: everywhere,
+  )
+  return TrainState(everywhere, param_shardings, opt_state)
+
+
+def init_sharded(
+  init_params: Callable[[jax.Array], Any],
+  tx: optax.GradientTransformation,
+  state_shardings: TrainState,
+  key: jax.Array,
+) -> TrainState:
+  """State at step 0, each array created where it will live.
+
+  The numbers do not depend on the mesh.
+  """
+  build = jax.jit(lambda key: init(init_params, tx, key), out_shardings=state_shardings)
+  return build(key)
