@@ -1,0 +1,50 @@
+"""report.html: one self-contained page that shows a run to a person.
+
+`write(path, ReportData(...))` writes it. The page loads nothing from anywhere, runs
+no script but its own (a content security policy with hashes says so), and equal
+data give equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prm_jax import jsonl
+from prm_jax.evaluation.report.data import (
+  FAILURE_KINDS,
+  LineChart,
+  Reliability,
+  ReportData,
+  Row,
+  Sample,
+  Table,
+  failure_kind,
+  predicted_first_error,
+  sample,
+)
+from prm_jax.evaluation.report.page import render
+
+__all__ = [
+  'FAILURE_KINDS',
+  'LineChart',
+  'Reliability',
+  'ReportData',
+  'Row',
+  'Sample',
+  'Table',
+  'failure_kind',
+  'predicted_first_error',
+  'render',
+  'sample',
+  'write',
+]
+
+
+def write(path: str | os.PathLike[str], data: ReportData) -> None:
+  """Writes the page as UTF-8, whole or not at all.
+
+  Raises:
+    UserError: the place cannot be written.
+    ValueError: two samples share an id, or a sample has not one score a step.
+  """
+  jsonl.write_bytes(path, render(data).encode('utf-8'))
