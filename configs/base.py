@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
   data.truth = 'on_track'  # label set that metrics are judged against
   data.checker = 'exact'  # verdict on answers: outcome objectives, best-of-N
   data.leak = 'drop'  # training problems that validation or evaluation share:
-  #   'drop' from training and count, 'error', or 'keep' and count
+  #   'drop' from training and count, 'error', or 'count' only
   data.limit = 0  # rows read of each source at most; 0 reads all (for smoke runs)
   data.cache_dir = ''  # token caches; '' keeps them in the workdir
 

@@ -189,11 +189,7 @@ def git_revision() -> str:
     return ''
 
 
-def data_path(path: str) -> str:
-  """A path as given if it exists, else below $PRM_JAX_DATA if it exists there."""
-  root = os.environ.get('PRM_JAX_DATA', '')
-  if not os.path.isabs(path) and not os.path.exists(path) and root:
-    below = os.path.join(root, path)
-    if os.path.exists(below) or any(c in path for c in '*?['):
-      return below
-  return path
+def scorer_folder(path: str) -> str:
+  """The exported scorer of a train run's workdir, or the folder itself if it is one."""
+  inside = os.path.join(path, 'scorer')
+  return inside if os.path.isdir(inside) else path

@@ -1,0 +1,130 @@
+"""From a config to typed parts: tokenizer, spec, objective, data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from prm_jax import objectives
+from prm_jax.data import sources
+from prm_jax.data.sources import Mixture
+from prm_jax.errors import UserError
+from prm_jax.formats import step_format, tokenizers
+from prm_jax.formats.label_policy import ImportOptions
+from prm_jax.formats.tokenizers import Tokenizer
+from prm_jax.jobs.configuration import build
+from prm_jax.objectives import Objective
+from prm_jax.records import Trajectory
+from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+from prm_jax.training.optimizer import OptimizerConfig
+from prm_jax.worlds import arithmetic
+from prm_jax.worlds.arithmetic import WorldConfig
+
+
+def world(config: ConfigDict) -> WorldConfig:
+  """The embedded world of the config."""
+  return build(WorldConfig, config.world)
+
+
+def options(config: ConfigDict) -> ImportOptions:
+  """How public formats become records."""
+  return build(ImportOptions, config.imports)
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+  """The tokenizer of the config, with the marker added if it lacks it."""
+  found = tokenizers.load(config.tokenizer)
+  marker = config.format.marker
+  if marker and found.token_id(marker) is None and hasattr(found, 'with_specials'):
+    return found.with_specials([marker])
+  return found
+
+
+def objective(config: ConfigDict) -> tuple[Objective, dict[str, Any]]:
+  """The objective and its hyperparameters that the config sets.
+
+  Raises:
+    UserError: unknown objective, or a hyperparameter that it does not have.
+  """
+  section = config.objective
+  chosen = objectives.get(section.name)
+  held = {
+    key: value
+    for key, value in section.items()
+    if key not in ('name', 'unit') and value is not None
+  }
+  objectives.check_hyperparameters(chosen, held)
+  return chosen, held
+
+
+def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
+  """What the trained scorer will be.
+
+  Raises:
+    UserError: parts of the config do not fit each other.
+  """
+  chosen, _ = objective(config)
+  head = build(HeadSpec, config.head)
+  objectives.check_head(chosen, head)
+  fmt = build(StepFormat, config.format)
+  model = build(ModelSpec, config.model, vocab_size=words.vocab_size)
+  step_format.check(fmt, words, head=head, vocab_size=model.vocab_size)
+  return ScorerSpec(
+    model=model,
+    head=head,
+    step_format=fmt,
+    step_value=chosen.step_value,
+    kind=chosen.kind,
+    reduction=config.evaluate.reduction or chosen.reduction,
+    tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
+    objective=chosen.name,
+    label=config.data.label,
+  )
+
+
+def optimizer(config: ConfigDict) -> OptimizerConfig:
+  """The optimizer; its schedule ends with the run unless it has its own horizon."""
+  held = build(OptimizerConfig, config.optimizer)
+  return dataclasses.replace(held, horizon=held.horizon or config.train.steps)
+
+
+def check_positive(config: ConfigDict, *names: str) -> None:
+  """Refuses counts below 1.
+
+  Raises:
+    UserError: names the key.
+  """
+  for name in names:
+    section, key = name.split('.')
+    if config[section][key] < 1:
+      raise UserError(f'{name}={config[section][key]}: it must be at least 1.')
+
+
+def load(config: ConfigDict, text: str) -> Mixture:
+  """Rows of the sources that `text` names, at most `data.limit` of each."""
+  return sources.load(
+    sources.parse(text), options(config), world(config), limit=config.data.limit
+  )
+
+
+def named_sets(config: ConfigDict, text: str) -> dict[str, list[Trajectory]]:
+  """Evaluation sets by the names their sources bear; {} for ''."""
+  if not text.strip():
+    return {}
+  mixture = load(config, text)
+  return {name: mixture.of(i) for i, name in enumerate(mixture.names)}
+
+
+def pools(config: ConfigDict) -> dict[str, list[Trajectory]]:
+  """Candidate pools by name; the embedded world draws its own for a split."""
+  out = {}
+  for source in sources.parse(config.data.pools) if config.data.pools.strip() else []:
+    if source.format == sources.WORLD:
+      out[source.name] = arithmetic.pool(world(config), source.path)
+    else:
+      out[source.name] = sources.load(
+        [source], options(config), dedupe='none', limit=config.data.limit
+      ).trajectories
+  return out

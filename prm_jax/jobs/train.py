@@ -1,0 +1,300 @@
+"""Train: fit a scorer, export it, evaluate it, write the report.
+
+The order of a run, and of taking it up again:
+  1. restore the newest sound state of this workdir, else initialise;
+  2. go through the steps; a step's batch and dropout depend on its number alone;
+  3. save the last state, export the scorer;
+  4. evaluate and report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from prm_jax import checkpoint, files, objectives, writer
+from prm_jax.data.batches import Batches
+from prm_jax.errors import Preempted
+from prm_jax.jobs import assemble, measure, training_data
+from prm_jax.jobs.configuration import Command, build, flatten
+from prm_jax.models import scorer as model
+from prm_jax.models import weights
+from prm_jax.parallel import mapper as mapping
+from prm_jax.parallel import mesh as meshes
+from prm_jax.parallel import plan, sharding
+from prm_jax.training import optimizer, preemption, state, step
+
+
+@dataclasses.dataclass
+class Window:
+  """Sums since the last logged step; saved with a state, so that a resumed run logs
+  what an uninterrupted one does."""
+
+  loss_sum: float = 0.0
+  weight: float = 0.0
+  grad_norm: float = 0.0
+  n: int = 0
+
+  def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+    weight = float(metrics['weight'])
+    self.loss_sum += float(metrics['loss']) * weight
+    self.weight += weight
+    self.grad_norm += float(metrics['grad_norm'])
+    self.n += 1
+
+  def flush(self) -> dict[str, float]:
+    out = {
+      'train/loss': self.loss_sum / self.weight if self.weight else float('nan'),
+      'train/grad_norm': self.grad_norm / max(self.n, 1),
+    }
+    self.loss_sum = self.weight = self.grad_norm = 0.0
+    self.n = 0
+    return out
+
+
+def run(command: Command) -> None:
+  """Trains, or takes up the run of this workdir where it was.
+
+  Raises:
+    UserError: config, data or workdir cannot be used.
+    NonFiniteLoss: a step's loss or gradient is not finite.
+    Preempted: asked to stop; the state is saved.
+  """
+  config = command.config
+  assemble.check_positive(
+    config, 'train.steps', 'train.batch_size', 'train.accumulation', 'logging.every_steps'
+  )
+  started = time.monotonic()
+  with files.open_workdir(command.workdir, flatten(config)) as work:
+    results = work.read_json('results.json')
+    if results and results['provenance'].get('steps') == config.train.steps:
+      writer.say(f'{work.path}: this run is complete; see report.html and results.json')
+      return
+    run = Run(command, work)
+    if config.plan_only:
+      print(run.plan())
+      return
+    writer.say(run.plan())
+    params = run.fit()
+    if jax.process_index() == 0:
+      run.finish(params, started)
+
+
+class Run:
+  """The parts of one training run, put together from its config.
+
+  Attributes:
+    work: its workdir.
+    spec, words: the scorer that comes out, and its tokenizer.
+    sets: validation and evaluation sets, pools.
+    data: training rows.
+    batches: batches[step] -> arrays.
+  """
+
+  def __init__(self, command: Command, work: files.Workdir):
+    config = self.config = command.config
+    self.command = command
+    self.work = work
+    self.words = assemble.tokenizer(config)
+    self.spec = assemble.spec(config, self.words)
+    self.mesh = meshes.make_mesh(
+      config.parallel.data, config.parallel.fsdp, config.parallel.tensor
+    )
+    meshes.check_fits(
+      self.mesh, self.spec.model, config.train.batch_size, config.train.accumulation
+    )
+    chosen, hyper = assemble.objective(config)
+    self.sets = measure.load_sets(config)
+    self.data = training_data.load(
+      config, chosen, self.spec.step_format, self.words,
+      config.data.cache_dir or work / 'cache', self.sets.judged(),
+    )  # fmt: skip
+    for note in self.data.cache.notes:
+      writer.say(note)
+    self.batches = Batches(
+      self.data.cache,
+      seed=config.seed,
+      batch_size=config.train.batch_size,
+      source_weights=self.data.source_weights,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    self._build(chosen, hyper)
+    self.keeper = checkpoint.Checkpointer(
+      work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
+    )
+    self.metrics = writer.MetricWriter(work.path, config.logging.tensorboard)
+
+  def _build(self, chosen: objectives.Objective, hyper: dict[str, Any]) -> None:
+    """The mapped train step and the state's shape and place."""
+    config, spec = self.config, self.spec
+    pmapped = config.parallel.mapper == 'pmap'
+    declared = weights.declare(spec.model, spec.head)
+    vectors = jax.tree.map(lambda w: len(w.axes.replace('L', '')) <= 1, declared)
+    self.tx, _ = optimizer.make(assemble.optimizer(config), vectors)
+    unit = config.objective.unit or None
+
+    def apply(params, batch, key):
+      return model.apply(
+        spec.model, spec.head, params, batch['tokens'], batch['step_positions'], key=key
+      )
+
+    def loss(outputs, batch):
+      return objectives.evaluate(chosen, outputs, batch, unit=unit, **hyper)
+
+    train_step = step.make_train_step(
+      apply, loss, self.tx,
+      seed=config.seed,
+      accumulation=config.train.accumulation,
+      axis_name=mapping.PMAP_AXIS if pmapped else None,
+      n_sources=len(self.data.cache.sources),
+    )  # fmt: skip
+    self.init_params = lambda key: model.init(spec.model, spec.head, key)
+    self.shardings = state.shardings(
+      self.init_params, self.tx, sharding.param_shardings(self.mesh, declared), self.mesh
+    )
+    self.mapper: Any = (
+      mapping.pmap_mapper(train_step)
+      if pmapped
+      else mapping.jit_mapper(train_step, self.mesh, self.shardings)
+    )
+
+  def plan(self) -> str:
+    """Parameters, shardings, memory and data of the run, for people."""
+    length, n_steps = max(self.batches.shapes)
+    table = plan.memory_plan(
+      self.spec.model, self.spec.head, self.mesh,
+      batch_size=self.config.train.batch_size, length=length, n_steps=n_steps,
+      accumulation=self.config.train.accumulation,
+    )  # fmt: skip
+    shapes = ', '.join(f'{t} tokens x {p} steps' for t, p in self.batches.shapes)
+    return (
+      f'{table}\n{self.data.cache.n_rows:,} training rows, '
+      f'{self.config.train.steps / self.batches.n_batches:.2f} epochs, shapes: {shapes}'
+    )
+
+  def _start(self) -> tuple[Any, int, dict[str, Any]]:
+    """State, step and extras: restored if there is a sound one, else new."""
+    abstract = state.abstract(self.init_params, self.tx, self.shardings)
+    found = self.keeper.restore(abstract)
+    if found is None:
+      key = jax.random.key(self.config.seed)
+      return state.init_sharded(self.init_params, self.tx, self.shardings, key), 0, {}
+    if found.note:
+      writer.say(found.note)
+    writer.say(f'goes on after step {found.step}')
+    return found.state, found.step, found.extra
+
+  def fit(self) -> Any:
+    """Goes through the steps; returns the parameters that are kept."""
+    config = self.config
+    held, first, extra = self._start()
+    rows = self.metrics.cut(first)
+    self.curve = [r for r in rows if 'train/loss' in r or 'validation/auroc' in r]
+    window = Window(**extra.get('window', {}))
+    progress = writer.Progress(config.train.steps, 'train', first)
+    held = self.mapper.place_state(held)
+    clock = time.monotonic(), first
+    with self._steps(first) as batches:
+      waiting: tuple[int, Any] | None = None
+      for number in range(first, config.train.steps):
+        held, metrics = self.mapper(held, next(batches))
+        if waiting is not None:
+          self._note(waiting, window)
+        waiting = (number, metrics)
+        done = number + 1
+        log = done % config.logging.every_steps == 0 or done == config.train.steps
+        validate = self._validates(done)
+        save = self.keeper.due(done) or self.stop.requested or done == config.train.steps
+        if log or validate or save:
+          self._note(waiting, window)
+          waiting = None
+        values: dict[str, float] = {}
+        if log:
+          values = window.flush()
+          values['train/learning_rate'] = float(metrics['learning_rate'])
+          now = time.monotonic()
+          values['time/steps_per_second'] = (done - clock[1]) / (now - clock[0])
+          clock = now, done
+          progress.to(done, f'loss {values["train/loss"]:.4f}')
+        if validate:
+          values |= self._validate(done, held, window)
+        if values:
+          self.curve.append(self.metrics.write(done, values))
+        if save:
+          self.keeper.save(
+            done, self.mapper.fetch_state(held), {'window': dataclasses.asdict(window)}
+          )
+          self._leave_if_asked(done)
+    progress.close()
+    self.metrics.close()
+    held = self.mapper.fetch_state(held)
+    if config.train.use == 'best':
+      best = self.keeper.restore_best(
+        state.abstract(self.init_params, self.tx, self.shardings)
+      )
+      if best is not None:
+        writer.say(f'keeps the parameters of step {best.step}, best on validation')
+        return best.state.params
+    return held.params
+
+  @contextlib.contextmanager
+  def _steps(self, first: int) -> Iterator[Iterator[Any]]:
+    with preemption.StopSignal() as self.stop, measure.profiled(
+      self.config.profile, self.work
+    ):
+      yield self.batches.iterate(first)
+
+  def _note(self, waiting: tuple[int, Any], window: Window) -> None:
+    number, metrics = waiting[0], jax.device_get(waiting[1])
+    if not metrics['finite']:
+      step.check_finite(number, metrics, self.batches.describe(number))
+    window.add(metrics)
+
+  def _validates(self, done: int) -> bool:
+    every = self.config.train.validate_every
+    last = done == self.config.train.steps and self.config.train.use == 'best'
+    return bool(self.sets.validation) and (last or bool(every and done % every == 0))
+
+  def _validate(self, done: int, held: Any, window: Window) -> dict[str, float]:
+    current = self.mapper.fetch_state(held)
+    values = measure.validation(self.config, self.spec, current.params, self.words, self.sets)
+    best = values.get('validation/f1')
+    if self.config.train.use == 'best' and best is not None:
+      self.keeper.save_best(done, current, best)
+    return values
+
+  def _leave_if_asked(self, done: int) -> None:
+    if self.stop.requested and done < self.config.train.steps:
+      raise Preempted(
+        f'stopped by {self.stop.name} after step {done}, the state is saved; run the '
+        'same command to go on.'
+      )
+
+  def finish(self, params: Any, started: float) -> None:
+    """Exports the scorer, evaluates it, writes results and report."""
+    config = self.config
+    digest = checkpoint.save_scorer(self.work / 'scorer', self.spec, params, self.words)
+    about = files.provenance(
+      self.command.line,
+      config.seed,
+      steps=config.train.steps,
+      model_hash=digest,
+      data_hash=self.data.cache.key,
+      wall_seconds=round(time.monotonic() - started, 1),
+    )
+    measure.conclude(
+      self.command, self.work, 'train', self.spec, params, self.words, self.sets,
+      examples=self.data.examples,
+      counters={f'train/{k}': v for k, v in self.data.counters.items()},
+      balance=self.data.balance,
+      curve=self.curve,
+      about=about,
+      started=started,
+    )  # fmt: skip

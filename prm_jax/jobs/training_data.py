@@ -1,0 +1,120 @@
+"""The training rows of a config, encoded and cached, and what was met on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from prm_jax.data import columns, sources, token_cache
+from prm_jax.data.token_cache import TokenCache
+from prm_jax.errors import UserError
+from prm_jax.formats.tokenizers import Tokenizer
+from prm_jax.jobs import assemble
+from prm_jax.objectives import Objective
+from prm_jax.records import Trajectory
+from prm_jax.specs import StepFormat
+from prm_jax.worlds import arithmetic
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+  """Attributes:
+  cache: encoded rows.
+  source_weights: one a source of the cache.
+  examples: some rows as records, for baselines that are fitted on training data.
+  counters: everything dropped, truncated or in conflict.
+  balance: source -> class counts of the labels.
+  """
+
+  cache: TokenCache
+  source_weights: tuple[float, ...]
+  examples: Sequence[Trajectory]
+  counters: dict[str, int]
+  balance: dict[str, dict[str, int]]
+
+
+N_EXAMPLES = 4000
+
+
+def load(
+  config: ConfigDict,
+  objective: Objective,
+  fmt: StepFormat,
+  tokenizer: Tokenizer,
+  cache_dir: epath.Path,
+  judged: Mapping[str, Sequence[Trajectory]],
+) -> TrainingData:
+  """Reads, filters and encodes `data.train`.
+
+  Args:
+    config: the run's.
+    objective: decides what a row must carry to be of use.
+    fmt, tokenizer: of the scorer.
+    cache_dir: where the token cache lies.
+    judged: validation and evaluation sets, whose problems must not be trained on.
+
+  Raises:
+    UserError: nothing usable is left.
+  """
+  parsed = sources.parse(config.data.train)
+  needs_outcome = 'outcome' in objective.arrays
+  checker = config.data.checker if needs_outcome else ''
+  require = ('outcome',) if needs_outcome else ('labels',)
+  if (
+    len(parsed) == 1
+    and parsed[0].format == sources.WORLD
+    and config.data.label in columns.WORLD_LABELS
+  ):
+    # The embedded world keeps the problems of its splits apart, and its arrays
+    # are made without a record for each of several 100,000 rows.
+    world = assemble.world(config)
+    n = min(filter(None, (world.n_train, config.data.limit)))
+    arrays = arithmetic.train_arrays(world, 0, n)
+    rows = columns.of_world(world, arrays, config.data.label, checker)
+    cache = token_cache.build_columns(
+      rows, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
+    )
+    examples = arithmetic.split(world, 'train', min(n, N_EXAMPLES))
+    return TrainingData(cache, (), examples, cache.counters, _balance(cache))
+  mixture = assemble.load(config, config.data.train)
+  mixture = sources.exclude_problems(mixture, judged, config.data.leak)
+  cache = token_cache.build(
+    mixture, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
+  )
+  return TrainingData(
+    cache,
+    mixture.weights,
+    mixture.trajectories[:: max(1, len(mixture.trajectories) // N_EXAMPLES)],
+    {**mixture.counters, **cache.counters},
+    sources.class_balance(mixture, config.data.label),
+  )
+
+
+def _balance(cache: TokenCache) -> dict[str, dict[str, int]]:
+  labels = cache.labels[cache.mask]
+  return {
+    cache.sources[0]: {
+      'trajectories': cache.n_rows,
+      'steps': len(cache.mask),
+      'labels': len(labels),
+      'positive_labels': int((labels >= 0.5).sum()),
+      'negative_labels': int((labels < 0.5).sum()),
+    }
+  }
+
+
+def check_known(examples: Sequence[Trajectory], label: str) -> None:
+  """Refuses a label name that no evaluation row carries.
+
+  Raises:
+    UserError: names the label sets that are there.
+  """
+  held = sorted({name for t in examples for name in t.first_error})
+  if examples and label not in held:
+    raise UserError(
+      f'data.truth={label!r}: no evaluation row has that first error; they hold '
+      f'{", ".join(held) or "none"}.'
+    )
