@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 
@@ -46,4 +48,5 @@ def apply(
   constrain: layers.Constrain = layers.unconstrained,
 ) -> jax.Array:
   """`PolicyModel` as a function: int32 [B, T] -> float32 logits [B, T, V]."""
-  return PolicyModel(spec, constrain).apply({'params': params}, tokens)
+  logits = PolicyModel(spec, constrain).apply({'params': params}, tokens)
+  return cast(jax.Array, logits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 
@@ -68,6 +70,7 @@ def apply(
     float32 [B, P] for a scalar head, [B, P, Q] for the others.
   """
   rngs = None if key is None else {'dropout': key}
-  return ScoringModel(spec, head, constrain).apply(
+  outputs = ScoringModel(spec, head, constrain).apply(
     {'params': params}, tokens, step_positions, train=key is not None, rngs=rngs
   )
+  return cast(jax.Array, outputs)

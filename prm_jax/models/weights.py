@@ -212,7 +212,7 @@ def count(declared: dict[str, Any]) -> int:
 
 def table(declared: dict[str, Any]) -> str:
   """Printable table: path, axes, shape, dtype, number of elements, and the total."""
-  rows = [('weight', 'axes', 'shape', 'dtype', 'elements')]
+  rows: list[tuple[str, ...]] = [('weight', 'axes', 'shape', 'dtype', 'elements')]
   for path, w in flatten(declared):
     shape = 'x'.join(map(str, w.shape))
     rows.append((path, w.axes, shape, w.dtype, f'{w.size:,}'))

@@ -1,0 +1,187 @@
+"""The memory plan: what lies on each device, before anything is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from prm_jax.models import weights
+from prm_jax.models.weights import Weight
+from prm_jax.parallel import mesh as meshes
+from prm_jax.parallel import sharding
+from prm_jax.specs import HeadSpec, ModelSpec
+
+BASIS = {
+  'none': (
+    'every layer keeps its matmul inputs and outputs and float32 attention weights'
+  ),
+  'dots': 'every layer keeps its projections; one layer at a time is recomputed',
+  'full': 'every layer keeps its input; one layer at a time is recomputed',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """Bytes on one device.
+
+  Attributes:
+    parameters: the stored weights.
+    optimizer: moments.
+    gradients: float32 gradient (twice while accumulating).
+    activations: kept for the backward pass, plus the largest temporary.
+  """
+
+  parameters: int
+  optimizer: int
+  gradients: int
+  activations: int
+
+  @property
+  def total(self) -> int:
+    """Sum of the four."""
+    return sum(dataclasses.astuple(self))
+
+
+def estimate(
+  spec: ModelSpec,
+  head: HeadSpec,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  length: int,
+  n_steps: int,
+  accumulation: int = 1,
+  moment_bytes: int = 8,
+  rules: sharding.Rules = sharding.RULES,
+) -> Estimate:
+  """Bytes that a train step needs on each device.
+
+  Args:
+    spec, head: the model.
+    mesh: from `mesh.make_mesh`.
+    batch_size: rows of a global batch.
+    length: T of the longest bucket.
+    n_steps: P of that bucket.
+    accumulation: microbatches a batch is split into.
+    moment_bytes: optimizer bytes a parameter (AdamW in float32: 8).
+    rules: letter -> mesh axes.
+  """
+  stored = elements = 0
+  for _, weight in weights.flatten(weights.declare(spec, head)):
+    mine = math.ceil(weight.size / _parts(weight, mesh, rules))
+    elements += mine
+    stored += mine * jnp.dtype(weight.dtype).itemsize
+  rows = math.ceil(batch_size / meshes.batch_shards(mesh) / accumulation)
+  return Estimate(
+    parameters=stored,
+    optimizer=elements * moment_bytes,
+    gradients=elements * 4 * (2 if accumulation > 1 else 1),
+    activations=_activations(spec, head, mesh, rows, length, n_steps),
+  )
+
+
+def _parts(weight: Weight, mesh: Mesh, rules: sharding.Rules) -> int:
+  spec = sharding.partition(weight.axes, weight.shape, mesh, rules)[0]
+  names: list[str] = []
+  for entry in spec:
+    names += [entry] if isinstance(entry, str) else list(entry or ())
+  return math.prod(mesh.shape[n] for n in names)
+
+
+def _activations(spec, head, mesh, rows, t, p) -> int:
+  item = jnp.dtype(spec.compute_dtype).itemsize
+  tensor = mesh.shape['tensor']
+  n, k, f = (math.ceil(x / tensor) for x in (spec.n_heads, spec.n_kv_heads, spec.d_ff))
+  d, h, block = spec.d_model, spec.head_dim, spec.query_block or t
+  # Keys that each query reads, on average: up to the end of its own block.
+  seen = (t + min(block, t)) / 2
+  projections = (n + 2 * k) * h + 2 * f + 2 * d
+  inner = 3 * d + (2 * n + k) * h + 2 * f  # norms, rotated, mixed, gated
+  attention = n * seen * (4 + item)
+  whole = (d + projections + inner) * item + attention
+  kept = {'none': whole, 'dots': (d + projections) * item, 'full': d * item}
+  layers = spec.n_layers - 1
+  per_token = layers * kept[spec.remat]
+  if spec.remat != 'none':
+    per_token += whole
+  steps = t if head.kind == 'lm' else p
+  last = steps * ((d + projections + inner) * item + n * t * (4 + item))
+  outputs = {'lm': spec.vocab_size, 'label_tokens': 2}.get(head.kind, head.n_outputs)
+  logits = 2 * 4 * steps * outputs
+  return int(rows * (t * (per_token + (2 * d + 2 * k * h) * item) + last + logits))
+
+
+def memory_plan(
+  spec: ModelSpec,
+  head: HeadSpec,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  length: int,
+  n_steps: int,
+  accumulation: int = 1,
+  moment_bytes: int = 8,
+  rules: sharding.Rules = sharding.RULES,
+) -> str:
+  """Printable plan: each weight with its sharding, then bytes on each device.
+
+  Arguments are those of `estimate`. Layers of equal weights share a row.
+  """
+  declared = weights.declare(spec, head)
+  rows: list[tuple[str, ...]] = [
+    ('weight', 'count', 'shape', 'split over', 'bytes/device')
+  ]
+  for name, group in _grouped(declared).items():
+    weight = group[0]
+    place = sharding.partition(weight.axes, weight.shape, mesh, rules)[0]
+    split = ' '.join(
+      f'{letter}:{"+".join([entry] if isinstance(entry, str) else entry)}'
+      for letter, entry in zip(weight.axes, place, strict=True)
+      if entry
+    )
+    mine = len(group) * weight.n_bytes // _parts(weight, mesh, rules)
+    shape = 'x'.join(map(str, weight.shape))
+    rows.append((name, str(len(group)), shape, split or '-', f'{mine:,}'))
+  numbers = estimate(
+    spec, head, mesh, batch_size=batch_size, length=length, n_steps=n_steps,
+    accumulation=accumulation, moment_bytes=moment_bytes, rules=rules,
+  )  # fmt: skip
+  shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+  dtypes = f'parameters {spec.param_dtype}, compute {spec.compute_dtype}'
+  lines = [
+    f'mesh {shape} ({mesh.size} devices), '
+    f'{weights.count(declared):,} parameters, {dtypes}',
+    weights.format_rows(rows),
+    *dict.fromkeys(map(_any_layer, sharding.fallbacks(mesh, declared, rules))),
+    'bytes on each device:',
+    weights.format_rows(
+      [
+        ('  parameters', f'{numbers.parameters:,}'),
+        ('  optimizer', f'{numbers.optimizer:,}'),
+        ('  gradients', f'{numbers.gradients:,}'),
+        ('  activations (estimate)', f'{numbers.activations:,}'),
+        ('  total', f'{numbers.total:,}'),
+      ]
+    ),
+    f'basis of the estimate: {batch_size} rows of {length} tokens and {n_steps} '
+    f'steps in {accumulation} microbatches, remat {spec.remat}: '
+    f'{BASIS[spec.remat]}; the compiler may need more or less.',
+  ]
+  return '\n'.join(lines)
+
+
+def _grouped(declared: dict[str, Any]) -> dict[str, list[Weight]]:
+  """Weights that differ only in the number of their layer, together."""
+  groups: dict[str, list[Weight]] = {}
+  for path, weight in weights.flatten(declared):
+    groups.setdefault(_any_layer(path), []).append(weight)
+  return groups
+
+
+def _any_layer(text: str) -> str:
+  return re.sub(r'/layer_\d+/', '/layer_*/', text)
