@@ -341,6 +341,8 @@ def test_mistakes_are_said_in_one_sentence():
       WorldConfig(**values)
   with pytest.raises(UserError, match='no split named'):
     arithmetic.split(CONFIG, 'test')
+  with pytest.raises(UserError, match='no operation can follow the value 9'):
+    arithmetic.split(WorldConfig(operator_weights=(1, 0, 0, 0, 0)), 'train', 1)
   tiny = WorldConfig(min_ops=1, max_ops=1, longer_min_ops=2, max_value=2, max_operand=2)
   with pytest.raises(UserError, match=r'hardly any|different problems'):
     arithmetic.split(tiny, 'heldout', 500)

@@ -57,6 +57,10 @@ _STEP = re.compile(r'([-+*/%])(\d+)=(\d+)')
 class WorldConfig:
   """A world is a function of these values alone.
 
+  The defaults, on 500 problems x 16 candidates of split heldout: pass@1 .48, majority
+  .52, oracle .93; 30 % of the prefixes off the track have V >= 1/8, 85 % of the lines
+  after the first error are valid (`report.text()` prints all figures).
+
   Attributes:
     seed: seed of problems, solvers and solutions.
     min_ops, max_ops: operations of a problem (uniform), in every split but one.
@@ -123,9 +127,9 @@ class WorldConfig:
     need(
       len(self.operator_weights) == len(OPERATORS)
       and min(self.operator_weights) >= 0
-      and self.operator_weights[0] > 0,
-      f'operator_weights needs {len(OPERATORS)} whole numbers >= 0, the first '
-      f'above 0, found {self.operator_weights}',
+      and max(self.operator_weights) > 0,
+      f'operator_weights needs {len(OPERATORS)} numbers >= 0, one at least above 0, '
+      f'found {self.operator_weights}',
     )
     need(0 < self.slip_rate < 1, f'slip_rate {self.slip_rate} is not inside (0, 1)')
     for name in ('shared_error_rate', 'own_error_rate'):
@@ -167,7 +171,11 @@ class Operations:
 
 @functools.lru_cache(maxsize=8)
 def operations(config: WorldConfig) -> Operations:
-  """The operations of a world (`Operations`)."""
+  """The operations of a world.
+
+  Raises:
+    UserError: some value allows no operation.
+  """
   pairs = [
     (s, b)
     for s, weight in zip(OPERATORS, config.operator_weights, strict=True)
@@ -179,7 +187,13 @@ def operations(config: WorldConfig) -> Operations:
   exact = np.stack([_apply(a, s, b) for s, b in pairs])
   allowed = np.full(exact.shape, True) if config.wrap else exact % n_values == exact
 
-  # Whole-number weights: an operator's weight is shared by its allowed operands.
+  if not allowed.any(0).all():
+    raise UserError(
+      f'world: no operation can follow the value {allowed.any(0).argmin()} without '
+      'leaving the range; give another operator a weight, or set wrap.'
+    )
+
+  # An operator's weight is shared by those of its operands that are allowed.
   chances = np.zeros((n_values, len(pairs)))
   symbols = np.array([s for s, _ in pairs])
   for s, weight in zip(OPERATORS, config.operator_weights, strict=True):
