@@ -1,0 +1,135 @@
+"""Intervals over training seeds: two sources of variance, each named.
+
+A difference between two methods varies with the seeds they were trained with and
+with the problems they were tested on. Both belong in the interval; a bootstrap
+over problems alone is too narrow for a claim about methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prm_jax.errors import UserError
+from prm_jax.evaluation.intervals import LEVEL, Estimate, difference
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedInterval:
+  """Mean over S seeds with an interval over seeds and problems.
+
+  Attributes:
+    value: mean over seeds.
+    low, high: 95 % interval (t distribution), None with a single seed.
+    n: S.
+    sd_seeds: standard deviation between seeds; None with a single seed.
+    se_seeds: standard error of the mean that comes from the seeds.
+    se_problems: standard error of the mean that comes from the test problems;
+      None if it was not estimated, in which case the interval is over seeds only.
+  """
+
+  value: float
+  low: float | None
+  high: float | None
+  n: int
+  sd_seeds: float | None
+  se_seeds: float | None
+  se_problems: float | None
+
+  def metric(self) -> dict[str, Any]:
+    """{'value', 'low', 'high', 'n'} and the three named spreads."""
+    return dataclasses.asdict(self)
+
+
+def over_seeds(estimates: Sequence[Estimate], *, n_problems: int) -> SeedInterval:
+  """Mean of one quantity over seeds.
+
+  With d_s the value of seed s and d_sr its value on resample r of the problems,
+  var = var_s(d_s) / S + var_r(mean_s d_sr). All seeds are tested on the same
+  problems, so the first term holds what the seeds add and the second what the
+  choice of problems adds; their interaction is in both, which errs on the wide
+  side. Degrees of freedom after Welch and Satterthwaite, with S - 1 and
+  n_problems - 1. If the estimates come from different problems for each seed, the
+  first term holds both sources already and the second is left out.
+
+  Args:
+    estimates: one a seed, of a metric or of a paired difference.
+    n_problems: test problems behind each.
+
+  Raises:
+    UserError: there is no seed, or the value of one is undefined.
+  """
+  if not estimates or any(e.value is None for e in estimates):
+    raise UserError(
+      'an interval over seeds needs a defined value from every seed; leave out the '
+      'runs whose metric is undefined and say so.'
+    )
+  points = np.array([e.value for e in estimates], dtype=np.float64)
+  s, mean = len(points), float(points.mean())
+  same = len({e.key for e in estimates}) == 1 and len(estimates[0].replicates) > 1
+  se_problems = None
+  if same:
+    se_problems = float(np.nanstd(np.mean([e.replicates for e in estimates], axis=0)))
+  if s == 1:
+    return SeedInterval(mean, None, None, 1, None, None, se_problems)
+  sd = float(points.std(ddof=1))
+  a, b = sd**2 / s, (se_problems or 0.0) ** 2
+  if a + b == 0:
+    return SeedInterval(mean, mean, mean, s, sd, 0.0, se_problems)
+  from scipy import special
+
+  freedom = (a + b) ** 2 / (a**2 / (s - 1) + b**2 / max(n_problems - 1, 1))
+  half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(a + b)
+  return SeedInterval(mean, mean - half, mean + half, s, sd, math.sqrt(a), se_problems)
+
+
+def paired_over_seeds(
+  a: Sequence[Estimate], b: Sequence[Estimate], *, n_problems: int
+) -> SeedInterval:
+  """Interval of the difference a - b over seeds, seed s of one against the other.
+
+  Raises:
+    UserError: the two have different numbers of seeds, or see `over_seeds`.
+  """
+  if len(a) != len(b):
+    raise UserError(
+      f'a paired interval over seeds needs equally many runs of both methods, not '
+      f'{len(a)} and {len(b)}.'
+    )
+  return over_seeds([difference(x, y) for x, y in zip(a, b)], n_problems=n_problems)
+
+
+def table(
+  runs: Mapping[str, Sequence[Estimate]], *, reference: str, n_problems: int
+) -> list[dict[str, Any]]:
+  """Seeds x methods as a table: each method, and its difference from `reference`.
+
+  Args:
+    runs: method -> one estimate a seed, seeds in the same order for all.
+    reference: the method the others are compared with.
+    n_problems: test problems behind each estimate.
+
+  Returns:
+    Rows {'method', 'mean': interval, 'minus_<reference>': interval or None}.
+
+  Raises:
+    UserError: `reference` is not among the methods, or see `over_seeds`.
+  """
+  if reference not in runs:
+    raise UserError(
+      f'the reference method {reference!r} is not among {", ".join(runs)}.'
+    )
+  rows = []
+  for method, estimates in runs.items():
+    against = None
+    if method != reference:
+      against = paired_over_seeds(
+        estimates, runs[reference], n_problems=n_problems
+      ).metric()
+    mean = over_seeds(estimates, n_problems=n_problems).metric()
+    rows.append({'method': method, 'mean': mean, f'minus_{reference}': against})
+  return rows
