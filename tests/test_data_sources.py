@@ -79,7 +79,7 @@ def test_load_and_dedupe(tmp_path):
   assert across.source_index.tolist() == [0, 0, 1]
   assert across.weights == (1.0, 0.5)
   want = {
-    'one/rows': 2, 'two/rows': 2, 'two/duplicates': 1,
+    'one/trajectories': 2, 'two/trajectories': 2, 'two/duplicates': 1,
     'two/duplicate_label_conflicts': 1, 'two/duplicate_labels_dropped': 1,
   }  # fmt: skip
   assert across.counters | want == across.counters

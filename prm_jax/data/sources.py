@@ -213,8 +213,8 @@ def load(
       raise UserError(
         f'data source {source.name!r} ({source.path}) holds no rows; name another file.'
       )
-    counters[f'{source.name}/rows'] = len(held)
     counters |= {f'{source.name}/{k}': int(v) for k, v in counted.items() if v}
+    counters[f'{source.name}/trajectories'] = len(held)
     rows += held
     index += [i] * len(held)
   mixture = Mixture(rows, np.array(index, np.int32), tuple(sources), counters)

@@ -57,8 +57,10 @@ class TokenCache:
     label: name of the label set.
     label_kinds: kinds of it met in the data.
     pad_id: the tokenizer's.
-    counters: what was used and what was not, and why; 'SOURCE/...' each too where
-      there are several sources.
+    counters: what was used and what was not: rows_ with a reason of
+      `step_format.REASONS`, or unlabelled, weightless (labels are all context),
+      labels_cut (truncation took every label with a weight), unjudged. Each also as
+      'SOURCE/...' where there are several sources.
     key: names the cache; equal keys hold equal arrays.
     notes: what a person should know, e.g. that a damaged cache was built again.
   """
@@ -232,18 +234,21 @@ def _encode(
   given, kept = rows.n_steps, np.diff(encoded.step_offsets)
   # Labels follow the steps: what truncation cut loses its label as well.
   row_of = np.repeat(np.arange(len(given)), given)
+  counts = ~np.isnan(rows.values) & (rows.weights > 0)
+  n_counting_given = np.bincount(row_of[counts], minlength=len(given))
   within = np.arange(len(row_of)) - np.repeat(np.cumsum(given) - given, given)
   here = within < kept[row_of]
   values, weights = rows.values[here], rows.weights[here]
   mask = ~np.isnan(values)
   row_of = row_of[here]
   n_labels = np.bincount(row_of[mask], minlength=len(given))
-  n_counting = np.bincount(row_of[mask & (weights > 0)], minlength=len(given))
+  n_counting = np.bincount(row_of[counts[here]], minlength=len(given))
   reasons = np.array(encoded.reasons, dtype='U16')
   usable = reasons == ''
   if 'labels' in require:
-    reasons[usable & (n_labels == 0)] = 'unlabelled'
-    reasons[usable & (n_labels > 0) & (n_counting == 0)] = 'weightless'
+    mute = usable & (n_counting == 0)
+    reasons[mute] = np.where(n_labels[mute] > 0, 'weightless', 'unlabelled')
+    reasons[mute & (n_counting_given > 0)] = 'labels_cut'
   if 'outcome' in require:
     reasons[(reasons == '') & np.isnan(rows.outcome)] = 'unjudged'
   used = reasons == ''
@@ -329,6 +334,6 @@ def _nothing_left(counters: dict[str, int], label: str, fmt: StepFormat) -> str:
   todo = 'check the data'
   if set(words) == {'unlabelled'}:
     todo = f'check that label set {label!r} holds labels, and the label policy'
-  elif 'too_long' in words:
+  elif {'too_long', 'labels_cut'} & set(words):
     todo = f'raise step_format.max_length (now {fmt.max_length})'
   return f'no row of {counters["rows"]} can be used ({why}); {todo}.'
