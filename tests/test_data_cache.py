@@ -117,7 +117,7 @@ def test_nothing_left():
     token_cache.build([make('a', ['x' * 99], [1.0])], FMT, BYTES, 'human')
   late = [make('a', ['x', 'y' * 99], [None, 1.0])]
   fmt = dataclasses.replace(FMT, truncation='drop_steps')
-  with pytest.raises(UserError, match='1 labels_cut.*max_length'):
+  with pytest.raises(UserError, match=r'1 labels_cut.*max_length'):
     token_cache.build(late, fmt, BYTES, 'human')
   with pytest.raises(UserError, match='no row of 0'):
     token_cache.build([], FMT, BYTES, 'human')
