@@ -48,9 +48,7 @@ def world_samples(count, seed=0):
       question.append(f'{sign} {move}')
       steps.append(f'{sign}{move}={shown}')
       truth.append(0.0 if gold >= 0 else 1.0)
-    scores = [
-      min(max(rng.gauss(0.93 if v else 0.16, 0.13), 0.001), 0.999) for v in truth
-    ]
+    scores = [min(max(rng.gauss(0.9 if v else 0.2, 0.19), 0.001), 0.999) for v in truth]
     if k % 97 == 5:
       scores[-1] = None
     out.append(

@@ -45,6 +45,6 @@ def write(path: str | os.PathLike[str], data: ReportData) -> None:
 
   Raises:
     UserError: the place cannot be written.
-    ValueError: two samples share an id, or a sample has not one score a step.
+    ValueError: a sample has not one score a step.
   """
   jsonl.write_bytes(path, render(data).encode('utf-8'))

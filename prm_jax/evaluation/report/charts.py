@@ -1,4 +1,4 @@
-"""Charts as inline SVG: axes, lines with bands, scatter, interval bars.
+"""Charts as inline SVG: axes, lines with bands, scatter.
 
 Colour is never alone: a line also has its own marker and, for baselines, a dash.
 Colours, fonts and stroke widths are classes of the style sheet, so a chart follows
@@ -10,70 +10,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from prm_jax.evaluation.report.data import Interval, LineChart, Reliability
-from prm_jax.evaluation.report.markup import Html, join, tag, text
+from prm_jax.evaluation.report.data import LineChart, Reliability
+from prm_jax.evaluation.report.markup import Html, join, tag
+from prm_jax.evaluation.report.scales import finite, nice_ticks, number, tick_label
 
 WIDTH, HEIGHT = 440, 286
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 24, 40
+LEFT, RIGHT, TOP, BOTTOM = 42, 16, 24, 40
 MARKERS = ('circle', 'square', 'up', 'diamond', 'down', 'cross')
 MOST_POINTS = 400
 MOST_ROWS = 40
+MOST_BANDS = 2
+LANE = 9
 
 Points = Sequence[Sequence[float | None]]
-
-
-def number(value: object, digits: int = 3) -> str:
-  """A number for people: `digits` decimals below 100, thin groups of three above.
-
-  None and NaN are an en dash, text and bool as they are.
-  """
-  if value is None or isinstance(value, (str, bool)):
-    return '–' if value is None else str(value)
-  if not isinstance(value, (int, float)):
-    return str(value)
-  if isinstance(value, int):
-    return f'{value:,}'.replace('-', '−')
-  if not math.isfinite(value):
-    return '–'
-  if value and abs(value) < 10**-digits / 2:
-    return f'{value:.1e}'.replace('-', '−')
-  shown = f'{value:,.{digits if abs(value) < 100 else 1}f}'
-  return shown.replace('-', '−')
-
-
-def tick_label(value: float) -> str:
-  """A tick as short as it can be: 0.85, 3,000, 12k."""
-  if abs(value) >= 10_000 and value % 100 == 0:
-    return f'{value / 1000:g}k'
-  if abs(value) >= 1000:
-    return f'{value:,.0f}'
-  return f'{value:.6g}'.replace('-', '−')
-
-
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-  """Round numbers that enclose [low, high], at most about `most` of them."""
-  if not high > low:
-    pad = abs(low) * 0.1 or 0.5
-    low, high = low - pad, high + pad
-  raw = (high - low) / max(most - 1, 1)
-  power = 10.0 ** math.floor(math.log10(raw))
-  size = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
-  first, last = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
-  return [round(k * size, 12) for k in range(first, last + 1)]
 
 
 class _Axes:
   """Maps data to the view box and draws frame, grid and tick labels."""
 
-  def __init__(self, x: Sequence[float], y: Sequence[float], log2: bool = False):
-    self.log2, self.xs, self.ys = log2, list(x), list(y)
+  def __init__(
+    self,
+    x: Sequence[float],
+    y: Sequence[float],
+    log2: bool = False,
+    lanes: Sequence[str] = (),
+  ):
+    """Ticks of both axes; `lanes`: series with a bar for their last interval."""
+    self.log2, self.xs, self.ys, self.lanes = log2, list(x), list(y), list(lanes)
+    self.right = WIDTH - RIGHT - LANE * (len(lanes) + 1 if lanes else 0)
 
   def x(self, value: float) -> float:
     low, high = self.xs[0], self.xs[-1]
     if self.log2:
       low, high, value = math.log2(low), math.log2(high), math.log2(value)
     share = (value - low) / (high - low) if high > low else 0.5
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+    return round(LEFT + share * (self.right - LEFT), 1)
 
   def y(self, value: float) -> float:
     low, high = self.ys[0], self.ys[-1]
@@ -86,18 +57,21 @@ class _Axes:
       y = self.y(tick)
       out.append(tag('line', class_='grid', x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
       out.append(tag('text', tick_label(tick), class_='tick end', x=LEFT - 6, y=y + 4))
-    for k, tick in enumerate(self.xs):
+    for tick in self.xs:
       x, base = self.x(tick), HEIGHT - BOTTOM
       out.append(tag('line', class_='axis', x1=x, x2=x, y1=base, y2=base + 4))
-      last = k == len(self.xs) - 1 and x > WIDTH - RIGHT - 8
-      anchor = 'tick end' if last else 'tick middle'
-      at = WIDTH - 2 if last else x
-      out.append(tag('text', tick_label(tick), class_=anchor, x=at, y=base + 17))
+      out.append(tag('text', tick_label(tick), class_='tick middle', x=x, y=base + 17))
     out.append(
-      tag('line', class_='axis', x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM,
-          y2=HEIGHT - BOTTOM)
-    )  # fmt: skip
-    middle = (LEFT + WIDTH - RIGHT) / 2
+      tag(
+        'line',
+        class_='axis',
+        x1=LEFT,
+        x2=self.right,
+        y1=HEIGHT - BOTTOM,
+        y2=HEIGHT - BOTTOM,
+      )
+    )
+    middle = (LEFT + self.right) / 2
     out.append(tag('text', x_label, class_='label middle', x=middle, y=HEIGHT - 5))
     out.append(tag('text', y_label, class_='label', x=4, y=13))
     return join(out)
@@ -118,11 +92,28 @@ def line_chart(chart: LineChart) -> Html:
         layers.append(_series(axes, name, points, styles[name], chart))
   summary = f'{chart.title}: {chart.y_label or "value"} against {chart.x_label}, '
   svg = tag(
-    'svg', *layers, class_='chart', viewBox=f'0 0 {WIDTH} {HEIGHT}', role='img',
+    'svg',
+    *layers,
+    class_='chart',
+    viewBox=f'0 0 {WIDTH} {HEIGHT}',
+    role='img',
     aria_label=summary + f'{len(drawn)} lines; the numbers are in the table below.',
-  )  # fmt: skip
+  )
+  reading = None
+  if axes.lanes:
+    reading = tag(
+      'p',
+      'Bars on the right: 95 % intervals at the last point, in the order of the '
+      'names below.',
+      class_='reading',
+    )
   return _figure(
-    chart.title, chart.note, svg, _legend(drawn, styles), _numbers(chart, drawn)
+    chart.title,
+    chart.note,
+    svg,
+    reading,
+    _legend(drawn, styles),
+    _numbers(chart, drawn),
   )
 
 
@@ -133,24 +124,36 @@ def reliability_chart(chart: Reliability) -> Html:
   axes = _Axes(ticks, ticks)
   largest = max((b[0] for b in bins), default=1)
   marks = [
-    tag('line', class_='diagonal', x1=axes.x(0), y1=axes.y(0), x2=axes.x(1),
-        y2=axes.y(1))
-  ]  # fmt: skip
+    tag(
+      'line', class_='diagonal', x1=axes.x(0), y1=axes.y(0), x2=axes.x(1), y2=axes.y(1)
+    )
+  ]
   for count, score, truth, *interval in bins:
     x, y = axes.x(score), axes.y(truth)
     if len(interval) == 2 and None not in interval:
       marks.append(
-        tag('line', class_='whisker', x1=x, x2=x, y1=axes.y(interval[0]),
-            y2=axes.y(interval[1]))
-      )  # fmt: skip
+        tag(
+          'line',
+          class_='whisker',
+          x1=x,
+          x2=x,
+          y1=axes.y(interval[0]),
+          y2=axes.y(interval[1]),
+        )
+      )
     hint = f'{number(int(count))} steps: mean score {score:.3f}, mean truth {truth:.3f}'
     radius = round(3 + 12 * math.sqrt(count / largest), 1)
-    marks.append(tag('circle', tag('title', hint), class_='bin', cx=x, cy=y, r=radius))
+    disc = tag('circle', tag('title', hint), class_='bin', cx=x, cy=y, r=radius)
+    marks.insert(1, disc)
   svg = tag(
-    'svg', axes.draw('mean score in the bin', 'mean truth in the bin'), *marks,
-    class_='chart', viewBox=f'0 0 {WIDTH} {HEIGHT}', role='img',
+    'svg',
+    axes.draw('mean score in the bin', 'mean truth in the bin'),
+    *marks,
+    class_='chart',
+    viewBox=f'0 0 {WIDTH} {HEIGHT}',
+    role='img',
     aria_label=f'{chart.title}: {len(bins)} bins; the numbers are in the table below.',
-  )  # fmt: skip
+  )
   rows = [
     [number(int(b[0])), number(float(b[1])), _with_interval(b[2], *b[3:5])]
     for b in bins
@@ -165,52 +168,6 @@ def reliability_chart(chart: Reliability) -> Html:
   )
 
 
-def interval_bar(value: Interval, scale: tuple[float, float]) -> Html:
-  """A small bar: the interval as a line, the value as a dot, zero if it is inside."""
-  width, height = 120, 14
-  low, high = scale
-
-  def at(v: float) -> float:
-    return round(3 + (width - 6) * min(max((v - low) / (high - low), 0), 1), 1)
-
-  parts = [tag('line', class_='track', x1=3, x2=width - 3, y1=7, y2=7)]
-  if low < 0 < high:
-    parts.append(tag('line', class_='zero', x1=at(0), x2=at(0), y1=0, y2=height))
-  a, b, v = (finite(value.get(k)) for k in ('low', 'high', 'value'))
-  if a is not None and b is not None:
-    span = max(at(b) - at(a), 1)
-    parts.append(tag('rect', class_='span', x=at(a), y=4, width=round(span, 1),
-                     height=6, rx=3))  # fmt: skip
-  if v is not None:
-    parts.append(tag('circle', class_='dot', cx=at(v), cy=7, r=3))
-  return tag('svg', *parts, class_='bar', viewBox=f'0 0 {width} {height}',
-             aria_hidden='true')  # fmt: skip
-
-
-def bar_scale(values: Sequence[Interval]) -> tuple[float, float]:
-  """Common scale of a column of bars: 0 to 1 if that fits and fills, else round."""
-  ends = [
-    e for v in values for k in ('low', 'value', 'high')
-    if (e := finite(v.get(k))) is not None
-  ]  # fmt: skip
-  if not ends:
-    return 0.0, 1.0
-  low, high = min(ends), max(ends)
-  if low < 0:
-    ticks = nice_ticks(low, max(high, 0.0), 4)
-    return min(ticks[0], 0.0), max(ticks[-1], 0.0)
-  if high <= 1 and (high - low > 0.25 or len(values) == 1):
-    return 0.0, 1.0
-  ticks = nice_ticks(low, high, 4)
-  return ticks[0], min(ticks[-1], 1.0) if high <= 1 else ticks[-1]
-
-
-def finite(value: object) -> float | None:
-  """`value` as a float, or None where there is no finite number."""
-  good = isinstance(value, (int, float)) and math.isfinite(value)
-  return float(value) if good else None  # type: ignore[arg-type]
-
-
 def _clean(points: Points) -> list[list[float | None]]:
   """Points with a finite x, in order of x, non-finite numbers as None, thinned."""
   kept = [[finite(v) for v in p] for p in points if finite(p[0]) is not None]
@@ -223,8 +180,14 @@ def _clean(points: Points) -> list[list[float | None]]:
   for k in range(0, len(kept), size):
     bucket = kept[k : k + size]
     known = [i for i, p in enumerate(bucket) if p[1] is not None]
-    ends = {min(known, key=lambda i: bucket[i][1]),  # type: ignore[arg-type, return-value]
-            max(known, key=lambda i: bucket[i][1])} if known else {0}  # type: ignore[arg-type, return-value]  # fmt: skip
+    ends = (
+      {
+        min(known, key=lambda i: bucket[i][1]),  # type: ignore[arg-type, return-value]
+        max(known, key=lambda i: bucket[i][1]),
+      }
+      if known
+      else {0}
+    )  # type: ignore[arg-type, return-value]
     thin.extend(bucket[i] for i in sorted(ends))
   return thin if thin[-1] is kept[-1] else [*thin, kept[-1]]
 
@@ -237,13 +200,16 @@ def _axes_for(chart: LineChart, drawn: Mapping[str, Points]) -> _Axes:
     y_ticks = nice_ticks(float(chart.y_range[0]), float(chart.y_range[1]))
   else:
     y_ticks = nice_ticks(min(ys), max(ys))
+  ending = [n for n, s in drawn.items() if any(len(p) >= 4 for p in s)]
+  results = [n for n in ending if n not in chart.baselines]
+  lanes = _by_last(drawn, ending) if len(results) > MOST_BANDS else []
   if chart.log2 and min(xs) > 0:
     first, last = math.floor(math.log2(min(xs))), math.ceil(math.log2(max(xs)))
     every = max(1, (last - first) // 8)
     x_ticks = [2.0**k for k in range(first, last + 1, every)]
     x_ticks = x_ticks if len(x_ticks) > 1 else [x_ticks[0], 2 * x_ticks[0]]
-    return _Axes(x_ticks, y_ticks, log2=True)
-  return _Axes(nice_ticks(min(xs), max(xs)), y_ticks)
+    return _Axes(x_ticks, y_ticks, log2=True, lanes=lanes)
+  return _Axes(nice_ticks(min(xs), max(xs)), y_ticks, lanes=lanes)
 
 
 def _styles(names: Sequence[str], baselines: set[str]) -> dict[str, tuple[str, str]]:
@@ -269,7 +235,14 @@ def _series(
   if banded and name not in chart.baselines:
     over = [f'{axes.x(p[0])},{axes.y(p[3])}' for p in banded]  # type: ignore[arg-type]
     under = [f'{axes.x(p[0])},{axes.y(p[2])}' for p in reversed(banded)]  # type: ignore[arg-type]
-    parts.append(tag('polygon', class_='band', points=' '.join(over + under)))
+    many = 'band many' if axes.lanes else 'band'
+    parts.append(tag('polygon', class_=many, points=' '.join(over + under)))
+  if banded and name in axes.lanes:
+    x = WIDTH - RIGHT - LANE * (len(axes.lanes) - 1 - axes.lanes.index(name))
+    _, _, low, high = banded[-1][:4]
+    y1, y2 = axes.y(low), axes.y(high)  # type: ignore[arg-type]
+    parts.append(tag('line', class_='whisker', x1=x, x2=x, y1=y1, y2=y2))
+    parts.append(_marker(marker, x, axes.y(banded[-1][1])))  # type: ignore[arg-type]
   path, pen_up = [], True
   for x, y, *_ in points:
     if x is None or y is None:
@@ -305,9 +278,9 @@ def _marker(kind: str, x: float, y: float) -> Html:
 
 def _legend(drawn: Mapping[str, Points], styles: Mapping[str, tuple[str, str]]) -> Html:
   """Names in the order of their last values, highest first, as the lines end."""
-  last = {n: [p for p in s if p[1] is not None][-1][1] for n, s in drawn.items()}
+  last = _last(drawn)
   items = []
-  for name in sorted(drawn, key=lambda n: -(last[n] or 0)):
+  for name in _by_last(drawn, list(drawn)):
     classes, marker = styles[name]
     swatch = tag('path', class_='line', d='M1 7H27')
     line = tag('g', swatch, _marker(marker, 14, 7), class_=classes)
@@ -316,6 +289,16 @@ def _legend(drawn: Mapping[str, Points], styles: Mapping[str, tuple[str, str]]) 
     value = tag('b', number(last[name]))
     items.append(tag('li', icon, tag('span', name), value, class_=key))
   return tag('ul', *items, class_='legend', aria_label='lines and their last values')
+
+
+def _last(drawn: Mapping[str, Points]) -> dict[str, float]:
+  return {n: [p[1] for p in s if p[1] is not None][-1] for n, s in drawn.items()}
+
+
+def _by_last(drawn: Mapping[str, Points], names: Sequence[str]) -> list[str]:
+  """`names` in the order of their last values, highest first."""
+  last = _last(drawn)
+  return sorted(names, key=lambda n: -last[n])
 
 
 def _numbers(chart: LineChart, drawn: Mapping[str, Points]) -> Html:
@@ -334,15 +317,23 @@ def _numbers(chart: LineChart, drawn: Mapping[str, Points]) -> Html:
   return _details([chart.x_label, *drawn], rows, note)
 
 
-def _details(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = '') -> Html:
+def _details(
+  header: Sequence[str], rows: Sequence[Sequence[str]], note: str = ''
+) -> Html:
   head = tag('tr', *(tag('th', h, scope='col') for h in header))
   body = [
     tag('tr', tag('th', row[0], scope='row'), *(tag('td', c) for c in row[1:]))
     for row in rows
   ]
   table = tag('table', tag('thead', head), tag('tbody', *body), class_='numbers')
-  scroll = tag('div', table, class_='scroll', tabindex=0, role='region',
-               aria_label='numbers of the chart')  # fmt: skip
+  scroll = tag(
+    'div',
+    table,
+    class_='scroll',
+    tabindex=0,
+    role='region',
+    aria_label='numbers of the chart',
+  )
   more = tag('p', note, class_='reading') if note else None
   return tag('details', tag('summary', 'The numbers'), more, scroll, class_='more')
 
@@ -359,8 +350,3 @@ def _with_interval(
 def _figure(title: str, note: str, *parts: object) -> Html:
   caption = tag('figcaption', tag('h3', title), tag('p', note) if note else None)
   return tag('figure', caption, *parts, class_='card')
-
-
-def heading(level: int, title: str, anchor: str) -> Html:
-  """A heading that can be linked to."""
-  return tag(f'h{level}', text(title), id=anchor)

@@ -10,7 +10,7 @@ import html
 import re
 
 _VOID = frozenset(('meta', 'link', 'br', 'hr', 'input', 'wbr'))
-_SURROGATE = re.compile('[\ud800-\udfff]')
+_NOT_TEXT = re.compile('[\0\ud800-\udfff]')
 
 
 class Html(str):
@@ -20,10 +20,10 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-  """`value` as text: escaped; a lone surrogate becomes the replacement character."""
+  """`value` as text: escaped; NUL and lone surrogates become U+FFFD."""
   if isinstance(value, Html):
     return value
-  return Html(html.escape(_SURROGATE.sub('\ufffd', str(value)), quote=True))
+  return Html(html.escape(_NOT_TEXT.sub('\ufffd', str(value)), quote=True))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,55 +19,56 @@ from prm_jax.evaluation.report.markup import Html, tag
 
 PAYLOAD_VERSION = 1
 PAGE_SIZE = 25
+ALWAYS = tuple(k for k in FAILURE_KINDS if k != 'unknown')
 FACETS = (
-  ('failure', 'Prediction', {k: v for k, v in FAILURE_KINDS.items()}),
+  ('failure', 'Prediction', FAILURE_KINDS),
   ('split', 'Set', {}),
   ('verdict', 'Final answer', {'right': 'right', 'wrong': 'wrong', '': 'not judged'}),
   ('generator', 'Written by', {}),
 )
-"""What solutions are filtered by: key of a sample, heading, value -> name ({}: itself)."""
+"""What solutions are filtered by: key of a sample, heading, value -> name ({}: itself).
+The values in `ALWAYS` have a button even where no solution has them."""
 
 _UNSAFE = re.compile('[<>&\u2028\u2029\ud800-\udfff]')
 
 
 def payload(samples: Sequence[Sample]) -> dict[str, Any]:
-  """What the script gets: `{'version', 'page_size', 'facets', 'scales', 'samples'}`.
+  """What the script gets: `{'version', 'page_size', 'facets', 'always', 'scales',
+  'samples'}`.
 
-  Scores are rounded to 6 significant digits. `scales` holds, for each (kind,
+  An id that occurs again gets a number, so that each solution has an address of its
+  own. Scores are rounded to 6 significant digits. `scales` holds, for each (kind,
   threshold) that occurs, the scores drawn as fully wrong and fully correct: 0 and 1
   for probabilities, else the threshold plus and minus the 95th percentile of the
   distances from it.
 
   Raises:
-    ValueError: an id occurs twice, or scores or truth are not one a step.
+    ValueError: scores or truth are not one a step.
   """
-  seen: set[str] = set()
   for s in samples:
-    if s.id in seen:
-      raise ValueError(f'two samples share the id {s.id!r}')
-    seen.add(s.id)
     if len(s.scores) != len(s.steps) or len(s.truth) not in (0, len(s.steps)):
       raise ValueError(
         f'sample {s.id!r}: {len(s.steps)} steps, {len(s.scores)} scores, '
         f'{len(s.truth)} labels'
       )
-  scales, rows = _scales(samples), []
+  scales, rows, times = _scales(samples), [], Counter[str]()
   for s in samples:
+    times[s.id] += 1
     row = {
-      'id': s.id,
+      'id': s.id if times[s.id] == 1 else f'{s.id} ({times[s.id]})',
       'split': s.split,
       'question': s.question,
       'steps': list(s.steps),
       'scores': [_short(v) for v in s.scores],
       'truth': [_short(v) for v in s.truth],
-      'gold': s.gold_first_error,
-      'predicted': s.predicted_first_error,
+      'gold': _index(s.gold_first_error),
+      'predicted': _index(s.predicted_first_error),
       'failure': s.failure,
       'threshold': _short(s.threshold),
       'scale': scales[_scale_key(s)][0],
       'answer': s.answer,
       'gold_answer': s.gold_answer,
-      'verdict': {True: 'right', False: 'wrong', None: ''}[s.verdict],
+      'verdict': '' if s.verdict is None else 'right' if s.verdict else 'wrong',
       'generator': s.generator,
     }
     rows.append({k: v for k, v in row.items() if v not in (None, '', [])})
@@ -74,6 +76,7 @@ def payload(samples: Sequence[Sample]) -> dict[str, Any]:
     'version': PAYLOAD_VERSION,
     'page_size': PAGE_SIZE,
     'facets': [{'key': k, 'title': t, 'names': n} for k, t, n in FACETS],
+    'always': {'failure': ALWAYS},
     'scales': [bounds for _, bounds in scales.values()],
     'samples': rows,
   }
@@ -87,22 +90,36 @@ def json_text(value: Any) -> Html:
 
 def view(samples: Sequence[Sample], truth: str) -> Html:
   """The frame that the script fills, and the JSON it fills it from."""
-  judged = f' (here: {truth})' if truth else ''
-  explained = tag(
-    'p',
-    'Each row is one solution. A cell of its strip is a step: the fuller and the bluer, '
-    'the further the score lies above the threshold; the emptier and the more orange, '
-    'the further below. ',
-    _symbol('gold'),
-    f' marks the first wrong step according to the truth{judged}, ',
-    _symbol('predicted'),
-    ' the first step the model puts at or below the threshold. Confidence is how far '
-    'the deciding score, that step’s or else the lowest one, lies from the threshold, '
-    'as a share of the scale. Open a row to read it.',
+  key = tag(
+    'ul',
+    tag(
+      'li',
+      _cell('up', 9),
+      'a step whose score is above the threshold; fuller and bluer, further above',
+    ),
+    tag(
+      'li',
+      _cell('down', 4),
+      'a step at or below it; emptier and more orange, further below',
+    ),
+    tag(
+      'li',
+      _symbol('gold'),
+      'first wrong step according to the truth',
+      f' ({truth})' if truth else '',
+    ),
+    tag('li', _symbol('predicted'), 'first wrong step according to the model'),
+    class_='key',
+  )
+  confidence = (
+    'Confidence is how far the score that decides, that of the first step at or below '
+    'the threshold or else the lowest, lies from the threshold, as a share of the '
+    'scale.'
   )
   return tag(
     'div',
-    explained,
+    key,
+    tag('p', confidence, class_='prose'),
     tag('noscript', tag('p', 'The solutions need JavaScript.', class_='warning')),
     tag('div', id='filters', class_='filters card'),
     tag('p', id='shown', class_='shown', role='status', aria_live='polite'),
@@ -114,8 +131,26 @@ def view(samples: Sequence[Sample], truth: str) -> Html:
 
 def _symbol(which: str) -> Html:
   d = {'gold': 'M5 0 10 5 5 10 0 5z', 'predicted': 'M0 9 5 0 10 9z'}[which]
-  return tag('svg', tag('path', d=d), class_=f'symbol {which}', viewBox='0 0 10 10',
-             aria_hidden='true')  # fmt: skip
+  return tag(
+    'svg',
+    tag('path', d=d),
+    class_=f'symbol {which}',
+    viewBox='0 0 10 10',
+    aria_hidden='true',
+  )
+
+
+def _cell(tone: str, height: int) -> Html:
+  return tag(
+    'svg',
+    tag('rect', class_='cell', x=1, y=0, width=8, height=10, rx=1),
+    tag(
+      'rect', class_=f'fill {tone}', x=1, y=10 - height, width=8, height=height, rx=1
+    ),
+    class_='symbol',
+    viewBox='0 0 10 10',
+    aria_hidden='true',
+  )
 
 
 def _scale_key(sample: Sample) -> tuple[str, float | None]:
@@ -141,6 +176,10 @@ def _scales(samples: Sequence[Sample]) -> dict[Any, tuple[int, list[float]]]:
       bounds = [middle - reach, middle, middle + reach]
     out[kind, threshold] = (len(out), [float(f'{b:.6g}') for b in bounds])
   return out
+
+
+def _index(value: int | None) -> int | None:
+  return None if value is None else int(value)
 
 
 def _short(value: float | None) -> float | None:

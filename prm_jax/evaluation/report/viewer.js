@@ -5,7 +5,8 @@
   const data = JSON.parse(document.getElementById('data').textContent);
   const samples = data.samples;
   const byId = new Map(samples.map((s, i) => [s.id, i]));
-  const LONG = 3000;
+  const LONG = 1500;
+  const MOST_BUTTONS = 5;
   const GOOD = new Set(['found', 'accepted']);
   const state = {query: '', sort: 'given', page: 0, chosen: {}, open: new Set()};
   let found = [];
@@ -56,7 +57,7 @@
 
   // ---- filtering and sorting -------------------------------------------------
   const facets = data.facets.map((facet) => {
-    const values = [...new Set(samples.map((s) => s[facet.key] || ''))];
+    const values = [...new Set([...(data.always[facet.key] || []), ...samples.map((s) => s[facet.key] || '')])];
     const order = Object.keys(facet.names);
     if (order.length) values.sort((a, b) => order.indexOf(a) - order.indexOf(b));
     state.chosen[facet.key] = new Set();
@@ -97,21 +98,22 @@
   const triangle = (x, y) => `M${x - 4} ${y + 3.5}l4-7 4 7z`;
   const strip = (s) => {
     const n = (s.scores || []).length;
-    const wide = n > 40 ? 5 : n > 20 ? 8 : 14;
-    const gap = n > 40 ? 1 : 2;
-    const total = Math.max(n * (wide + gap), 10);
-    const out = svg('svg', {class: 'strip', viewBox: `-2 0 ${total + 4} 40`,
-      width: total + 4, height: 34, 'aria-hidden': 'true'});
+    const pitch = Math.max(1.5, Math.min(16, 170 / n));
+    const gap = pitch > 8 ? 2 : pitch > 3 ? 1 : 0.3;
+    const wide = pitch - gap;
+    const total = Math.max(n * pitch, 10);
+    const out = svg('svg', {class: 'strip', viewBox: `-2 0 ${total + 4} 36`,
+      width: total + 4, height: 36, 'aria-hidden': 'true'});
     (s.scores || []).forEach((score, k) => {
-      const x = k * (wide + gap);
-      out.append(svg('rect', {class: 'cell', x, y: 9, width: wide, height: 22, rx: 1.5}));
+      const x = k * pitch;
+      out.append(svg('rect', {class: 'cell', x, y: 9, width: wide, height: 18, rx: 1.5}));
       if (has(score)) {
         const t = lean(s, score);
-        const height = 2 + (t + 1) * 10;
-        out.append(paint(svg('rect', {class: 'fill', x, y: 31 - height, width: wide, height, rx: 1.5}), t));
+        const height = 2 + (t + 1) * 8;
+        out.append(paint(svg('rect', {class: 'fill', x, y: 27 - height, width: wide, height, rx: 1.5}), t));
       }
       if (s.gold === k) out.append(svg('path', {class: 'gold', d: diamond(x + wide / 2, 4)}));
-      if (s.predicted === k) out.append(svg('path', {class: 'predicted', d: triangle(x + wide / 2, 36)}));
+      if (s.predicted === k) out.append(svg('path', {class: 'predicted', d: triangle(x + wide / 2, 32)}));
     });
     return out;
   };
@@ -141,11 +143,12 @@
     if (s.gold === k) marks.push(el('span', null, symbol('gold'), ' first wrong step (truth)'));
     if (s.predicted === k) marks.push(el('span', null, symbol('predicted'), ' first wrong step (model)'));
     const [label, kind] = truthOf((s.truth || [])[k]);
-    const row = el('li', {class: 'step' + (s.gold === k ? ' isgold' : '') + (s.predicted === k ? ' ispredicted' : '')},
+    const row = el('li', {class: 'step' + (s.gold === k ? ' isgold' : '') + (s.predicted === k ? ' ispredicted' : '')
+      + (text.length <= 14 && !text.includes('\n') ? ' short' : '')},
       el('span', {class: 'index', 'aria-label': `step ${k + 1}`}, String(k + 1)),
       el('span', {class: 'score'}, show(score)),
+      el('span', {class: `label ${kind}`}, s.truth ? label : ''),
       words(text),
-      s.truth ? el('span', {class: `label ${kind}`}, label) : el('span'),
       marks.length ? el('div', {class: 'marks'}, ...marks) : null);
     if (has(score)) paint(row, lean(s, score));
     else row.classList.add('unscored');
@@ -154,13 +157,15 @@
   const fact = (name, value) => (has(value) && value !== ''
     ? el('span', null, `${name} `, el('b', {class: 'text'}, value)) : null);
   const detail = (s) => {
+    const question = s.question || '';
     const verdict = {right: ' (right)', wrong: ' (wrong)'}[s.verdict] || ' (not judged)';
     const heads = el('li', {class: 'step headings', 'aria-hidden': 'true'},
-      el('span'), el('span', null, 'score'), el('span', null, 'step'),
-      el('span', null, s.truth ? 'truth' : ''));
+      el('span'), el('span', null, 'score'), el('span', null, s.truth ? 'truth' : ''),
+      el('span', null, 'step'));
     const link = `#solution=${encodeURIComponent(s.id)}`;
     return el('div', {class: 'detail'},
-      words(s.question || '', {class: 'question text'}),
+      // A short question stands whole in the row above.
+      question.length > 40 || question.includes('\n') ? words(question, {class: 'question text'}) : null,
       el('ol', {class: 'steps'}, heads, ...(s.steps || []).map((text, k) => step(s, text, k))),
       el('p', {class: 'outcome'},
         fact('answer', has(s.answer) ? s.answer + verdict : 'none'),
@@ -221,6 +226,8 @@
       el('span', null, `page ${count(state.page + 1)} of ${count(last + 1)}`), turn(1, 'Next')] : []));
   };
   const filters = document.getElementById('filters');
+  const group = (facet, ...inside) => el('fieldset', null, el('legend', null, facet.title),
+    el('div', {class: 'choices'}, ...inside));
   const controls = facets.map((facet) => {
     const chosen = state.chosen[facet.key];
     const toggle = (value) => {
@@ -229,7 +236,7 @@
       state.page = 0;
       update();
     };
-    if (facet.values.length > 8) {
+    if (facet.values.length > MOST_BUTTONS && !data.always[facet.key]) {
       const select = el('select', {'aria-label': facet.title, onchange: () => {
         chosen.clear();
         if (select.value !== 'all') chosen.add(facet.values[Number(select.value)]);
@@ -242,7 +249,7 @@
           el('option', {value: k}, `${nameOf(facet, v)} (${count(facet.counts.get(v))})`)));
         select.value = at;
       };
-      return {node: el('fieldset', null, el('legend', null, facet.title), select), fresh};
+      return {node: group(facet, select), fresh};
     }
     const all = el('button', {type: 'button', onclick: () => toggle(null)}, 'all');
     const buttons = facet.values.map((v) => {
@@ -258,7 +265,7 @@
         number.textContent = count(facet.counts.get(v));
       }
     };
-    return {node: el('fieldset', null, el('legend', null, facet.title), all, ...buttons.map((b) => b.node)), fresh};
+    return {node: group(facet, all, ...buttons.map((b) => b.node)), fresh};
   });
   const box = el('input', {type: 'search', id: 'query', autocomplete: 'off', spellcheck: 'false'});
   let waiting = 0;

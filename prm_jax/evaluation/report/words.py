@@ -150,13 +150,13 @@ _NAMES: tuple[tuple[str, str, str, str], ...] = (
   ),
   (
     r'(prm_)?weighted.*|.*vote.*',
-    'Weighted vote ({0})',
+    'PRM vote, {0}',
     'Chance that the answer with the largest sum of scores among the N is right.',
     'higher',
   ),
   (
     r'prm_(.+)',
-    'Chosen by {1}',
+    'PRM {1}',
     'Chance that the candidate with the highest {1} of its step scores is right; ties '
     'share the chance.',
     'higher',
@@ -206,7 +206,7 @@ def meaning(path: str, definitions: Mapping[str, str] | None = None) -> Meaning:
   else:
     label, definition, better = _known(base)
   if re.fullmatch(r'\d+', policy):
-    label += f', N = {policy}'
+    label += f', N\u00a0=\u00a0{policy}'
   elif policy:
     label += f', {policy.replace(":", " on ", 1)}'
     for pattern, sentence in _POLICIES:
