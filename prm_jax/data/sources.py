@@ -186,6 +186,7 @@ def load(
   *,
   dedupe: str = 'across',
   weigh_once: str = '',
+  limit: int = 0,
 ) -> Mixture:
   """Reads all sources.
 
@@ -198,6 +199,7 @@ def load(
       how often a policy says them), 'all', or 'none'.
     weigh_once: name of a label set whose (prefix, step) pairs carry loss weight once
       over the whole mixture and are context elsewhere; '' leaves weights alone.
+    limit: rows kept of each source, its first ones; 0 keeps all.
 
   Raises:
     UserError: as the readers do; or a source has no rows.
@@ -209,6 +211,7 @@ def load(
   counters: dict[str, int] = {}
   for i, source in enumerate(sources):
     held, counted = _read(source, options or ImportOptions(), world or WorldConfig())
+    held = held[:limit] if limit else held
     if not held:
       raise UserError(
         f'data source {source.name!r} ({source.path}) holds no rows; name another file.'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +58,10 @@ def parse(argv: Sequence[str]) -> Command:
   )  # fmt: skip
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   file = _config_file(argv)
+  # Config files import their base as `configs.NAME`, from wherever they are run.
+  root = str(Path(file.partition('.py')[0]).resolve().parent.parent)
+  if root not in sys.path:
+    sys.path.insert(0, root)
   try:
     rest = values(list(argv), known_only=False)
   except UserError:

@@ -48,12 +48,12 @@ def load(path: str) -> Scorer:
 
 
 def add_scores(
-  scorer: Scorer, rows: Sequence[Trajectory], name: str
+  scorer: Scorer, rows: Sequence[Trajectory], name: str, *, quiet: bool = False
 ) -> tuple[list[Trajectory], Counter[str]]:
   """The rows with `scores[name]` where they can be scored, and the reasons where not."""
   out = []
   unusable: Counter[str] = Counter()
-  progress = writer.Progress(len(rows), 'scored')
+  progress = None if quiet else writer.Progress(len(rows), 'scored')
   for start in range(0, len(rows), CHUNK):
     part = rows[start : start + CHUNK]
     for t, result in zip(part, scorer.score(part)):
@@ -62,8 +62,10 @@ def add_scores(
         out.append(t)
       else:
         out.append(records.add(t, 'scores', name, result))
-    progress.to(len(out))
-  progress.close()
+    if progress is not None:
+      progress.to(len(out))
+  if progress is not None:
+    progress.close()
   return out, unusable
 
 

@@ -9,10 +9,9 @@ The order of a run, and of taking it up again:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 from prm_jax import checkpoint, files, objectives, writer
 from prm_jax.data.batches import Batches
 from prm_jax.errors import Preempted
+from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs import assemble, measure, training_data
 from prm_jax.jobs.configuration import Command, build, flatten
 from prm_jax.models import scorer as model
@@ -130,6 +130,8 @@ class Run:
       work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
     )
     self.metrics = writer.MetricWriter(work.path, config.logging.tensorboard)
+    self.curve: list[dict[str, Any]] = []
+    self.scorer: Scorer | None = None
 
   def _build(self, chosen: objectives.Objective, hyper: dict[str, Any]) -> None:
     """The mapped train step and the state's shape and place."""
@@ -201,9 +203,14 @@ class Run:
     progress = writer.Progress(config.train.steps, 'train', first)
     held = self.mapper.place_state(held)
     clock = time.monotonic(), first
-    with self._steps(first) as batches:
+    batches = self.batches.iterate(first)
+    with (
+      preemption.StopSignal() as self.stop,
+      measure.profiled(config.profile, self.work) as profile,
+    ):
       waiting: tuple[int, Any] | None = None
       for number in range(first, config.train.steps):
+        profile(number)
         held, metrics = self.mapper(held, next(batches))
         if waiting is not None:
           self._note(waiting, window)
@@ -224,7 +231,7 @@ class Run:
           clock = now, done
           progress.to(done, f'loss {values["train/loss"]:.4f}')
         if validate:
-          values |= self._validate(done, held, window)
+          values |= self._validate(done, held)
         if values:
           self.curve.append(self.metrics.write(done, values))
         if save:
@@ -244,13 +251,6 @@ class Run:
         return best.state.params
     return held.params
 
-  @contextlib.contextmanager
-  def _steps(self, first: int) -> Iterator[Iterator[Any]]:
-    with preemption.StopSignal() as self.stop, measure.profiled(
-      self.config.profile, self.work
-    ):
-      yield self.batches.iterate(first)
-
   def _note(self, waiting: tuple[int, Any], window: Window) -> None:
     number, metrics = waiting[0], jax.device_get(waiting[1])
     if not metrics['finite']:
@@ -262,13 +262,19 @@ class Run:
     last = done == self.config.train.steps and self.config.train.use == 'best'
     return bool(self.sets.validation) and (last or bool(every and done % every == 0))
 
-  def _validate(self, done: int, held: Any, window: Window) -> dict[str, float]:
+  def _validate(self, done: int, held: Any) -> dict[str, float]:
     current = self.mapper.fetch_state(held)
-    values = measure.validation(self.config, self.spec, current.params, self.words, self.sets)
+    values = measure.validation(self.config, self._scorer(current.params), self.sets)
     best = values.get('validation/f1')
     if self.config.train.use == 'best' and best is not None:
       self.keeper.save_best(done, current, best)
     return values
+
+  def _scorer(self, params: Any) -> Scorer:
+    """A scorer of these parameters; all of a run share their compiled programs."""
+    if self.scorer is None:
+      self.scorer = Scorer(self.spec, params, self.words)
+    return self.scorer.with_params(params)
 
   def _leave_if_asked(self, done: int) -> None:
     if self.stop.requested and done < self.config.train.steps:
@@ -287,13 +293,11 @@ class Run:
       steps=config.train.steps,
       model_hash=digest,
       data_hash=self.data.cache.key,
-      wall_seconds=round(time.monotonic() - started, 1),
     )
     measure.conclude(
-      self.command, self.work, 'train', self.spec, params, self.words, self.sets,
+      self.command, self.work, 'train', self._scorer(params), self.sets,
       examples=self.data.examples,
-      counters={f'train/{k}': v for k, v in self.data.counters.items()},
-      balance=self.data.balance,
+      counters=self.data.counted(),
       curve=self.curve,
       about=about,
       started=started,

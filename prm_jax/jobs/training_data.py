@@ -35,6 +35,13 @@ class TrainingData:
   counters: dict[str, int]
   balance: dict[str, dict[str, int]]
 
+  def counted(self) -> dict[str, int]:
+    """All counters as paths for results.json."""
+    out = {f'train/{name}': n for name, n in self.counters.items()}
+    for source, counts in self.balance.items():
+      out |= {f'train/{source}/labels/{name}': n for name, n in counts.items()}
+    return out
+
 
 N_EXAMPLES = 4000
 
@@ -71,7 +78,8 @@ def load(
     # The embedded world keeps the problems of its splits apart, and its arrays
     # are made without a record for each of several 100,000 rows.
     world = assemble.world(config)
-    n = min(filter(None, (world.n_train, config.data.limit)))
+    fresh = config.train.steps * config.train.batch_size
+    n = min(filter(None, (world.n_train or fresh, config.data.limit)))
     arrays = arithmetic.train_arrays(world, 0, n)
     rows = columns.of_world(world, arrays, config.data.label, checker)
     cache = token_cache.build_columns(
@@ -104,17 +112,3 @@ def _balance(cache: TokenCache) -> dict[str, dict[str, int]]:
       'negative_labels': int((labels < 0.5).sum()),
     }
   }
-
-
-def check_known(examples: Sequence[Trajectory], label: str) -> None:
-  """Refuses a label name that no evaluation row carries.
-
-  Raises:
-    UserError: names the label sets that are there.
-  """
-  held = sorted({name for t in examples for name in t.first_error})
-  if examples and label not in held:
-    raise UserError(
-      f'data.truth={label!r}: no evaluation row has that first error; they hold '
-      f'{", ".join(held) or "none"}.'
-    )

@@ -1,0 +1,100 @@
+"""Evaluate: measure a scorer, or saved scores, on splits and candidate pools."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from prm_jax import checkpoint, files, writer
+from prm_jax.data import sources
+from prm_jax.errors import UserError
+from prm_jax.evaluation import suite
+from prm_jax.formats.importers import attach_scores
+from prm_jax.jobs import assemble, measure
+from prm_jax.jobs.configuration import Command, flatten
+from prm_jax.jobs.score import load
+from prm_jax.records import Trajectory
+
+
+def run(command: Command) -> None:
+  """Evaluates `scorer`, or the saved scores that the data carry.
+
+  Raises:
+    UserError: nothing to evaluate, or data that cannot be read.
+  """
+  config = command.config
+  started = time.monotonic()
+  with files.open_workdir(command.workdir, flatten(config)) as work:
+    if work.read_json('results.json'):
+      writer.say(f'{work.path}: this evaluation is complete; see report.html')
+      return
+    if config.scorer:
+      _with_scorer(command, work, started)
+    else:
+      _with_saved_scores(command, work, started)
+
+
+def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
+  config = command.config
+  scorer = load(config.scorer)
+  sets = measure.load_sets(config)
+  if not sets.splits and not sets.pools:
+    raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')
+  examples: Sequence[Trajectory] = ()
+  if config.data.train:
+    examples = assemble.load(config, config.data.train).trajectories
+  about = files.provenance(
+    command.line, config.seed, model_hash=checkpoint.model_hash(files.scorer_folder(config.scorer))
+  )
+  measure.conclude(
+    command, work, 'evaluate', scorer, sets,
+    examples=examples, counters={}, curve=(), about=about, started=started,
+  )  # fmt: skip
+
+
+def _with_saved_scores(command: Command, work: files.Workdir, started: float) -> None:
+  """Several scorers' saved step scores of each pool; splits that carry scores."""
+  config = command.config
+  sets = measure.load_sets(config)
+  pools, scorers = _attach(sets.pools, config.score_files)
+  name, also = config.scorer_name, ()
+  if scorers:
+    name, *also = scorers
+  found = suite.evaluate(
+    {**({measure.VALIDATION: sets.validation} if sets.validation else {}), **sets.splits},
+    pools,
+    scorer=name,
+    also=tuple(also),
+    truth=config.data.truth,
+    verdict=config.data.checker,
+    tune_split=measure.VALIDATION if sets.validation else '',
+    options=measure.options(config, None),
+  )
+  measure.write(
+    command, work, 'evaluate', None, found, sets.splits,
+    counters={}, curve=(), about=files.provenance(command.line, config.seed),
+    started=started,
+  )  # fmt: skip
+
+
+def _attach(
+  pools: Mapping[str, list[Trajectory]], text: str
+) -> tuple[dict[str, list[Trajectory]], list[str]]:
+  """Pools with the scores of 'POOL:NAME=PATH, ...', and the names in order.
+
+  Raises:
+    UserError: an entry has another form, or names no pool.
+  """
+  out = dict(pools)
+  names: dict[str, None] = {}
+  for item in filter(None, (i.strip() for i in text.split(','))):
+    head, equals, path = item.partition('=')
+    pool, colon, name = head.partition(':')
+    if not (equals and colon and name) or pool not in out:
+      raise UserError(
+        f'score_files: {item!r} is not POOL:NAME=PATH with a pool of data.pools '
+        f'({", ".join(out) or "none"}).'
+      )
+    out[pool] = attach_scores(out[pool], sources.resolve(path), name)
+    names[name] = None
+  return out, list(names)

@@ -1,0 +1,214 @@
+"""What train and evaluate share: load sets, score them, measure, write the report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from prm_jax import files, records, writer
+from prm_jax.errors import UserError
+from prm_jax.evaluation import report, selection, suite
+from prm_jax.evaluation.result import EvaluationResult, Options
+from prm_jax.inference.scorer import Scorer
+from prm_jax.jobs import assemble, pages
+from prm_jax.jobs.configuration import Command
+from prm_jax.jobs.score import add_scores
+from prm_jax.records import Trajectory
+from prm_jax.specs import ScorerSpec
+
+VALIDATION = 'validation'
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+  """Attributes:
+  validation: rows on which thresholds are tuned; [] without.
+  splits: name -> rows whose first error is known.
+  pools: name -> candidates, several a problem.
+  """
+
+  validation: list[Trajectory]
+  splits: dict[str, list[Trajectory]]
+  pools: dict[str, list[Trajectory]]
+
+  def judged(self) -> dict[str, list[Trajectory]]:
+    """Everything that must not be trained on."""
+    pools = {f'{name} (pool)': rows for name, rows in self.pools.items()}
+    return {**({VALIDATION: self.validation} if self.validation else {}), **self.splits, **pools}
+
+
+def load_sets(config: ConfigDict) -> Sets:
+  """Validation rows, evaluation splits and pools of the config.
+
+  Raises:
+    UserError: a source cannot be read, or an evaluation set is called validation.
+  """
+  validation = assemble.named_sets(config, config.data.validation)
+  splits = assemble.named_sets(config, config.data.evaluate)
+  if VALIDATION in splits:
+    raise UserError(
+      'data.evaluate: a set is called validation, the name of the tuning split; '
+      'give it another as NAME=path.'
+    )
+  rows = [t for held in validation.values() for t in held]
+  return Sets(rows, splits, assemble.pools(config))
+
+
+def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
+  """How the config asks for metrics."""
+  section = config.evaluate
+  policies = tuple(p for p in section.threshold.split(',') if p)
+  return Options(
+    policies=policies,
+    reduction=section.reduction or (spec.reduction if spec else 'min'),
+    ties=tuple(section.ties.split(',')),
+    n_resamples=section.resamples,
+    n_draws=section.subsets,
+    unscored='wrong',
+    seed=config.seed,
+  )
+
+
+def validation(config: ConfigDict, scorer: Scorer, sets: Sets) -> dict[str, float]:
+  """F1 and AUROC on validation while training, see `selection.on_validation`."""
+  rows, _ = add_scores(scorer, sets.validation, config.scorer_name, quiet=True)
+  found = _selection(config, rows, 0)
+  names = {'validation/f1': selection.F1, 'validation/auroc': selection.AUROC}
+  values = {
+    short: found.get(f'{VALIDATION}/{long}', {}).get('value')
+    for short, long in names.items()
+  }
+  return {name: v for name, v in values.items() if v is not None}
+
+
+def _selection(
+  config: ConfigDict, rows: Sequence[Trajectory], n_resamples: int
+) -> dict[str, dict[str, Any]]:
+  return selection.on_validation(
+    VALIDATION,
+    rows,
+    scorer=config.scorer_name,
+    truth=config.data.truth,
+    verdict=config.data.checker,
+    n_resamples=n_resamples,
+  )
+
+
+def conclude(
+  command: Command,
+  work: files.Workdir,
+  job: str,
+  scorer: Scorer,
+  sets: Sets,
+  *,
+  examples: Sequence[Trajectory],
+  counters: Mapping[str, int],
+  curve: Sequence[Mapping[str, Any]],
+  about: dict[str, Any],
+  started: float,
+) -> None:
+  """Scores all sets, measures, and writes samples, results.json and report.html."""
+  config = command.config
+  name = config.scorer_name
+  unusable: Counter[str] = Counter()
+
+  def scored(where: str, rows: list[Trajectory]) -> list[Trajectory]:
+    out, missing = add_scores(scorer, rows, name, quiet=True)
+    unusable.update({f'{where}/not_scored/{k}': n for k, n in missing.items()})
+    return out
+
+  splits = {s: scored(s, rows) for s, rows in sets.splits.items()}
+  pools = {p: scored(f'{p}/best_of_n', rows) for p, rows in sets.pools.items()}
+  tuning = {VALIDATION: scored(VALIDATION, sets.validation)} if sets.validation else {}
+  if splits or pools:
+    found = suite.evaluate(
+      {**tuning, **splits},
+      pools,
+      scorer=name,
+      truth=config.data.truth,
+      verdict=config.data.checker,
+      tune_split=VALIDATION if tuning else '',
+      train=examples,
+      train_truth=config.data.label,
+      options=options(config, scorer.spec),
+    )
+  else:
+    found = EvaluationResult({}, {}, {}, [], {}, [], [], {})
+  for path, metric in (
+    _selection(config, tuning[VALIDATION], config.evaluate.resamples) if tuning else {}
+  ).items():
+    found.metrics[path] = metric
+    found.judged_by[path] = config.data.truth
+  write(
+    command, work, job, scorer.spec, found, {**tuning, **splits},
+    counters={**counters, **unusable}, curve=curve, about=about, started=started,
+  )  # fmt: skip
+
+
+def write(
+  command: Command,
+  work: files.Workdir,
+  job: str,
+  spec: ScorerSpec | None,
+  found: EvaluationResult,
+  shown: Mapping[str, Sequence[Trajectory]],
+  *,
+  counters: Mapping[str, int],
+  curve: Sequence[Mapping[str, Any]],
+  about: dict[str, Any],
+  started: float,
+) -> None:
+  """Writes samples, the report, and last of all results.json."""
+  for name, rows in shown.items():
+    work.write_samples(name, _sample_rows(name, rows, found))
+  every = {**counters, **found.counters}
+  about = {**about, 'wall_seconds': round(time.monotonic() - started, 1)}
+  if command.config.report:
+    page = pages.build(command, job, spec, found, shown, every, curve, about)
+    report.write(work / 'report.html', page)
+  work.write_results(
+    job, found.metrics, every, about, judged_by=found.judged_by, warnings=found.warnings
+  )
+  for line in pages.summary_lines(found):
+    writer.say(line)
+  writer.say(f'{work.path}: results.json' + (', report.html' if command.config.report else ''))
+
+
+def _sample_rows(
+  split: str, rows: Sequence[Trajectory], found: EvaluationResult
+) -> Iterator[dict[str, Any]]:
+  judged = {s['id']: s for s in found.samples if s.get('split') == split and 'id' in s}
+  for t in rows:
+    extra = {k: v for k, v in judged.get(t.id, {}).items() if k not in ('id', 'split')}
+    yield {**records.to_dict(t), **({'evaluation': extra} if extra else {})}
+
+
+@contextlib.contextmanager
+def profiled(steps: str, work: files.Workdir) -> Iterator[Any]:
+  """Hands out `at(step)`, which traces the steps START:STOP into WORKDIR/profile."""
+  import jax
+
+  try:
+    start, stop = (int(s) for s in steps.split(':')) if steps else (-1, -1)
+  except ValueError as e:
+    raise UserError(f'profile={steps!r}: give START:STOP, for example 10:15.') from e
+  running = False
+
+  def at(step: int) -> None:
+    nonlocal running
+    if step == start:
+      jax.profiler.start_trace(str(work / 'profile'))
+      running = True
+    elif step == stop and running:
+      jax.profiler.stop_trace()
+      running = False
+
+  yield at
+  if running:
+    jax.profiler.stop_trace()
