@@ -106,7 +106,7 @@ class ModelSpec:
   remat: str = 'none'
   param_dtype: str = 'float32'
   compute_dtype: str = 'float32'
-  query_block: int = 512
+  query_block: int = 128
 
   def __post_init__(self):
     sizes = ('vocab_size', 'n_layers', 'd_model', 'n_heads', 'n_kv_heads', 'head_dim')

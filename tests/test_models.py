@@ -149,6 +149,17 @@ def test_attention_against_oracle(window, cap, scale):
   np.testing.assert_allclose(actual, expected, atol=3e-6)
 
 
+def test_softmax_gradient_is_that_of_jax():
+  x, g = np.random.default_rng(4).normal(size=(2, 3, 7)).astype(np.float32)
+  seen = np.tri(3, 7, 2, dtype=bool)
+  ours, pull = jax.vjp(lambda x: attention.softmax(x, seen), x)
+  theirs, pull_theirs = jax.vjp(lambda x: jax.nn.softmax(x, where=seen), x)
+  np.testing.assert_allclose(ours, theirs, atol=1e-6)
+  np.testing.assert_allclose(pull(g)[0], pull_theirs(g)[0], atol=1e-6)
+  nothing, pull = jax.vjp(lambda x: attention.softmax(x, seen & False), x)
+  assert np.isfinite(nothing).all() and np.isfinite(pull(g)[0]).all()
+
+
 def test_bfloat16_compute_is_close(params):
   exact = scores(SPEC, params)
   close = scores(change(compute_dtype='bfloat16'), params)

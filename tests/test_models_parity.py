@@ -141,6 +141,19 @@ def close(actual, expected, mask, tolerance=1e-4):
   assert difference.max() < tolerance
 
 
+def close_to_plus_minus(spec, params, hidden, expected):
+  cases = json.loads((FOLDER / 'manifest.json').read_text())['cases']
+  ids = next(c for c in cases if c['name'] == 'mistral_plus_minus')['token_ids']
+  head = HeadSpec('label_tokens', label_tokens=(ids['minus'], ids['plus']))
+  at = expected['right_step_positions']
+  states = np.take_along_axis(np.asarray(hidden), np.maximum(at, 0)[:, :, None], 1)
+  logits = heads.read(spec, head, params, states)
+  # The reference's columns are plus, minus; ours go from worst to best.
+  close(logits, expected['right_step_logits'][..., ::-1], at >= 0)
+  good = jax.nn.softmax(logits)[..., 1]
+  close(good, expected['right_step_probs'], at >= 0, 1e-5)
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_matches_reference(case):
   """Every option of the public families, in both directions it can be wrong."""
@@ -158,6 +171,8 @@ def test_matches_reference(case):
   name = name if name in expected else 'right_logits'
   if name in expected:
     close(logits, expected[name], mask)
+  if case == 'mistral_plus_minus':
+    close_to_plus_minus(spec, params, hidden, expected)
   # The scanned model, in blocks, at chosen positions only, is the same model.
   changed = model_spec(config, scan_layers=True, query_block=5)
   at = np.array([[8, 3, 0], [7, 7, 1], [2, 4, 8]], np.int32)
