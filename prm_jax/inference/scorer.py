@@ -7,6 +7,7 @@ So a score depends neither on the order of the solutions nor on a row's company.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from prm_jax.records import ScoreSet, Trajectory
 from prm_jax.specs import ScorerSpec
 from prm_jax.step_values import VALUES
 
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 4096
 ROW_MULTIPLE = 8
 MIN_TOKENS = 16
 MIN_STEPS = 8
@@ -71,6 +72,13 @@ class Scorer:
     self._rows = batch_sharding(mesh)
     self._n_shards = batch_shards(mesh)
     self._forward = jax.jit(self._step_values)
+
+  def with_params(self, params: Any) -> Scorer:
+    """The same scorer with other parameters, placed alike; nothing compiles anew."""
+    other = copy.copy(self)
+    places = jax.tree.map(lambda x: x.sharding, self._params)
+    other._params = jax.device_put(params, places)
+    return other
 
   def score(
     self, trajectories: Sequence[Trajectory], *, allow_empty: bool = False
@@ -188,6 +196,6 @@ def _mesh_of(params: Any) -> Mesh | None:
   """The mesh that sharded parameters lie on, None for arrays of one place."""
   for leaf in jax.tree.leaves(params):
     placed = getattr(leaf, 'sharding', None)
-    if isinstance(placed, NamedSharding):
+    if isinstance(placed, NamedSharding) and isinstance(placed.mesh, Mesh):
       return placed.mesh
   return None

@@ -138,8 +138,7 @@ class Run:
     config, spec = self.config, self.spec
     pmapped = config.parallel.mapper == 'pmap'
     declared = weights.declare(spec.model, spec.head)
-    vectors = jax.tree.map(lambda w: len(w.axes.replace('L', '')) <= 1, declared)
-    self.tx, _ = optimizer.make(assemble.optimizer(config), vectors)
+    self.tx, _ = optimizer.make(assemble.optimizer(config))
     unit = config.objective.unit or None
 
     def apply(params, batch, key):
