@@ -14,6 +14,7 @@ says so. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -270,10 +271,8 @@ def _barrier(name: str) -> None:
 
 def _flat(tree: Any) -> dict[str, Any]:
   """{path: leaf}: what is on disk does not depend on the classes of the tree."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves
-  }
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
+  return {name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _describe(flat: dict[str, Any]) -> dict[str, str]:
@@ -320,10 +319,8 @@ def _write(
       jsonl.write_bytes(folder / COMMIT, json.dumps(commit, indent=1).encode())
   except Exception as e:
     reason = _place_error(e)
-    try:
+    with contextlib.suppress(OSError):  # the failure to report is the first one
       _remove(place, step)
-    except OSError:
-      pass  # the failure to report is the first one
     if not reason:
       raise
     raise UserError(

@@ -1,6 +1,8 @@
 """The train step: exact accumulation, steps that must change nothing, schedules."""
 
 import functools
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,11 @@ from prm_jax.models import scorer
 from prm_jax.objectives import registry
 from prm_jax.specs import HeadSpec, ModelSpec
 from prm_jax.training import optimizer, state, step
+from prm_jax.training.preemption import StopSignal
 
-SPEC = ModelSpec(32, n_layers=2, d_model=16, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=32)
+SPEC = ModelSpec(
+  32, n_layers=2, d_model=16, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=32
+)
 HEAD = HeadSpec()
 CONFIG = optimizer.OptimizerConfig(
   peak_lr=1e-2, schedule='constant', warmup_steps=0, horizon=50
@@ -66,7 +71,8 @@ def test_accumulation_is_exact_for_unequal_weights():
       tx,
       accumulation=accumulation,
     )
-    first = state.init(functools.partial(scorer.init, SPEC, HEAD), tx, jax.random.key(0))
+    init_params = functools.partial(scorer.init, SPEC, HEAD)
+    first = state.init(init_params, tx, jax.random.key(0))
     results.append(jax.jit(train_step)(first, batch))
   (one, metrics), (four, accumulated) = results
   for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params)):
@@ -79,7 +85,7 @@ def test_accumulation_is_exact_for_unequal_weights():
 
 def test_rows_that_do_not_divide_are_refused():
   train_step, first = build(accumulation=5)
-  with pytest.raises(UserError, match='16 rows .* 5 microbatches'):
+  with pytest.raises(UserError, match=r'16 rows .* 5 microbatches'):
     train_step(first, make_batch())
 
 
@@ -112,7 +118,8 @@ def test_losses_of_sources_add_up_to_the_whole():
   train_step, first = build('bce', n_sources=2)
   _, metrics = train_step(first, make_batch())
   assert metrics['source_weight'].shape == (2,)
-  np.testing.assert_allclose(metrics['source_weight'].sum(), metrics['weight'], rtol=1e-6)
+  weight = metrics['source_weight'].sum()
+  np.testing.assert_allclose(weight, metrics['weight'], rtol=1e-6)
   total = metrics['source_loss_sum'].sum() / metrics['weight']
   np.testing.assert_allclose(total, metrics['loss'], rtol=1e-6)
 
@@ -171,8 +178,9 @@ def test_schedules():
   ],
 )
 def test_impossible_optimizers_are_refused(changes, field):
+  values = {'horizon': 20, 'warmup_steps': 0, **changes}
   with pytest.raises(UserError, match=f'optimizer.{field} is'):
-    optimizer.make(optimizer.OptimizerConfig(**{'horizon': 20, 'warmup_steps': 0, **changes}))
+    optimizer.make(optimizer.OptimizerConfig(**values))
 
 
 def test_vectors_and_named_weights_do_not_decay():
@@ -214,3 +222,13 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
   _, moments = tx.update({'w_DF': jnp.full((2, 2), 10.0)}, tx.init(params), params)
   adam = next(s for s in moments if hasattr(s, 'mu'))
   np.testing.assert_allclose(adam.mu['w_DF'], (1 - config.b1) * 0.5, rtol=1e-6)
+
+
+def test_a_signal_is_noticed_between_steps_and_handlers_come_back():
+  before = signal.getsignal(signal.SIGTERM)
+  with StopSignal() as stop:
+    assert not stop.requested
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested and stop.name == 'SIGTERM'
+    assert signal.getsignal(signal.SIGTERM) == before
+  assert signal.getsignal(signal.SIGTERM) == before

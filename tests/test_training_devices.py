@@ -12,7 +12,9 @@ from prm_jax.parallel import mapper, mesh, sharding
 from prm_jax.specs import HeadSpec, ModelSpec
 from prm_jax.training import optimizer, state, step
 
-SPEC = ModelSpec(32, n_layers=2, d_model=16, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=32)
+SPEC = ModelSpec(
+  32, n_layers=2, d_model=16, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=32
+)
 HEAD = HeadSpec()
 DECLARED = weights.declare(SPEC, HEAD)
 STEPS = 50

@@ -64,7 +64,7 @@ class OptimizerConfig:
 class RateState(NamedTuple):
   """Updates made so far (int32) and the rate of the last one (float32)."""
 
-  count: jax.Array
+  updates: jax.Array
   learning_rate: jax.Array
 
 
@@ -157,9 +157,9 @@ def _scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
 
   def update(updates, state, params=None):
     del params
-    rate = schedule(state.count)
+    rate = schedule(state.updates)
     scaled = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-    return scaled, RateState(state.count + 1, rate)
+    return scaled, RateState(state.updates + 1, rate)
 
   return optax.GradientTransformation(init, update)
 

@@ -26,7 +26,7 @@ Objective = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def apply_scoring_model(spec: ModelSpec, head: HeadSpec, **options: Any) -> ApplyFn:
-  """An `ApplyFn` of the scoring model; `options` as `models.scorer.apply` takes them."""
+  """An `ApplyFn` of the scoring model; `options` are those of `scorer.apply`."""
 
   def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
     tokens, positions = batch['tokens'], batch['step_positions']
@@ -64,9 +64,9 @@ def make_train_step(
 
   Returns:
     The step. Its metrics are scalars: loss, weight, grad_norm (before clipping),
-    param_norm (after the step), supervised_steps (true entries of the batch's mask, if it
-    has one), finite (bool), skipped (bool), learning_rate if `tx` keeps one; and with several
-    sources source_loss_sum and source_weight, [n_sources].
+    param_norm (after the step), supervised_steps (true entries of the batch's mask,
+    if it has one), finite (bool), skipped (bool), learning_rate if `tx` keeps one;
+    and with several sources source_loss_sum and source_weight, [n_sources].
 
   Raises:
     UserError: while tracing, if the rows do not divide by `accumulation`.
@@ -160,7 +160,7 @@ def _norm(tree: Any) -> jax.Array:
 def _of_source(batch: Batch, source: jax.Array) -> dict[str, jax.Array]:
   """The batch with only the rows of one source left to count."""
   mine = batch['source_index'] == source
-  return {**batch, 'row_mask': mine & batch['row_mask'] if 'row_mask' in batch else mine}
+  return {**batch, 'row_mask': mine & batch.get('row_mask', True)}
 
 
 def check_finite(step: int, metrics: Mapping[str, Any], what: str = '') -> None:
