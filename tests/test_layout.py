@@ -14,7 +14,7 @@ PACKAGE = ROOT / 'prm_jax'
 FLOORS = {
   'errors': 0,
   'jsonl': 1, 'records': 1, 'specs': 1, 'masking': 1, 'step_values': 1,
-  'files': 1, 'writer': 1,
+  'files': 1, 'writer': 1, 'tensors': 1,
   'models': 2, 'parallel': 2, 'formats': 2, 'objectives': 2,
   'data': 3, 'worlds': 3, 'interop': 3, 'checkpoint': 3,
   'training': 4, 'inference': 4,
@@ -27,6 +27,7 @@ SAME_FLOOR = {
   ('records', 'jsonl'),  # records are read from and written to JSON lines
   ('files', 'jsonl'),
   ('writer', 'jsonl'),
+  ('tensors', 'jsonl'),
   ('step_values', 'masking'),
   ('parallel', 'models'),  # shardings derive from the weight declarations
   ('data', 'worlds'),  # the embedded world is a source like any other

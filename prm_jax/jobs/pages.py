@@ -15,11 +15,9 @@ from prm_jax.specs import ScorerSpec
 
 HEADLINES = (
   (r'{s}/process_bench/f1@[^\[]*', 'finds the first wrong step'),
-  (r'{s}/process_bench/f1@[^\[]*\[baseline_position_length\]',
-   'what position and length of a step alone reach'),
-  (r'{s}/steps/auroc', 'tells right steps from wrong ones'),
   (r'{s}/best_of_n/prm_\w+-majority@\d+', 'gain of choosing by score over voting'),
-)  # fmt: skip
+)
+NOT_REPORTED = ('mean', 'validation')
 
 
 def build(
@@ -133,8 +131,9 @@ def _samples(
 def headline(found: EvaluationResult) -> list[tuple[str, str]]:
   """(metric path, sentence) of the few results that matter, split by split."""
   splits = dict.fromkeys(path.split('/')[0] for path in found.metrics)
+  reported = [s for s in splits if s not in NOT_REPORTED] or list(splits)
   out = []
-  for split in splits:
+  for split in reported:
     for pattern, text in HEADLINES:
       expression = re.compile(pattern.replace('{s}', re.escape(split)))
       paths = [p for p in found.metrics if expression.fullmatch(p)]
