@@ -180,6 +180,8 @@ def get_config() -> ConfigDict:
   evaluate.ties = 'uniform'  # or lowest_index, to reproduce published numbers
   evaluate.reduction = ''  # of step scores to one; '' the scorer's own
   evaluate.max_samples = 2000  # solutions in the report
+  evaluate.seed = 0  # of resamples; the same in runs that are compared
+  evaluate.replicates = False  # keep the resampled values, for statistics over runs
 
   c.logging = logging = ConfigDict()
   logging.every_steps = 50

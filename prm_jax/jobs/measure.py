@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from prm_jax import files, records, writer
 from prm_jax.errors import UserError
-from prm_jax.evaluation import report, selection, suite
+from prm_jax.evaluation import replicates, report, selection, suite
 from prm_jax.evaluation.result import EvaluationResult, Options
 from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs import assemble, pages
@@ -71,7 +71,7 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
     n_resamples=section.resamples,
     n_draws=section.subsets,
     unscored='wrong',
-    seed=config.seed,
+    seed=section.seed,
   )
 
 
@@ -168,6 +168,8 @@ def write(
   for name, rows in shown.items():
     work.write_samples(name, _sample_rows(name, rows, found))
   every = {**counters, **found.counters}
+  if command.config.evaluate.replicates:
+    replicates.save(work / replicates.FILE, found.estimates)
   about = {**about, 'wall_seconds': round(time.monotonic() - started, 1)}
   if command.config.report:
     page = pages.build(command, job, spec, found, shown, every, curve, about)

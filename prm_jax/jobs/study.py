@@ -21,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prm_jax import files, writer
+from prm_jax import files, jsonl, writer
 from prm_jax.errors import UserError
-from prm_jax.evaluation import seeds as seed_statistics
+from prm_jax.evaluation import replicates, seeds
+from prm_jax.evaluation.intervals import Estimate
 from prm_jax.jobs import configuration
 
-TRIAL_COMMON = ('data.evaluate=', 'data.pools=', 'report=false')
+TRIAL_COMMON = ('data.evaluate=', 'data.pools=')
+COMMON = ('report=false', 'evaluate.replicates=true')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ def run(command: configuration.Command) -> None:
     chosen = {}
     for method, config in methods.items():
       for setting, overrides in settings.items():
-        own = [*common, *shlex.split(overrides)]
+        own = [*COMMON, *common, *shlex.split(overrides)]
         chosen[method, setting] = [*own, *_tune(work, study, method, setting, config, own)]
     runs = [
       Run(
@@ -152,45 +154,36 @@ def _tabulate(
   results: Mapping[str, Mapping[str, Any]],
 ) -> None:
   study = command.config.study
-  values: dict[tuple[str, str], dict[str, list[float | None]]] = {}
-  for method, setting in chosen:
-    values[method, setting] = {
-      metric: [
-        results[f'{method}/{setting or "default"}/seed-{s}']['metrics']
-        .get(metric, {})
-        .get('value')
-        for s in study.seeds
-      ]
-      for metric in study.metrics
-    }
   lines = [f'# Study\n\n`{command.line}`\n']
   metrics: dict[str, Any] = {}
-  for metric in study.metrics:
-    lines.append(f'\n## {metric}\n')
-    lines.append('| method | setting | mean [95 %] over seeds | each seed | difference |')
-    lines.append('|---|---|---|---|---|')
-    for (method, setting), held in values.items():
-      mean = seed_statistics.mean_interval(held[metric])
-      metrics['/'.join(filter(None, ('seeds', method, setting, metric)))] = mean
-      difference = ''
-      if study.reference and method != study.reference:
-        other = values[study.reference, setting][metric]
-        paired = seed_statistics.paired_interval(held[metric], other)
-        name = f'seeds/{method}-{study.reference}/{setting}/{metric}'.replace('//', '/')
-        metrics[name] = paired
-        difference = _cell(paired)
-      each = ' '.join('-' if v is None else f'{v:.3f}' for v in held[metric])
-      lines.append(f'| {method} | {setting} | {_cell(mean)} | {each} | {difference} |')
-  if study.reference:
-    lines.append(
-      f'\nDifference: method minus {study.reference}, paired by seed; interval: '
-      f'{seed_statistics.DESCRIPTION}.'
-    )
-  lines.append('\n## Chosen settings\n')
+  for setting in dict.fromkeys(setting for _, setting in chosen):
+    methods = [m for m, s in chosen if s == setting]
+    held = {
+      m: [
+        replicates.load(
+          work / 'runs' / m / (setting or 'default') / f'seed-{s}' / replicates.FILE
+        )
+        for s in study.seeds
+      ]
+      for m in methods
+    }
+    for metric in study.metrics:
+      found = {m: [run[metric] for run in held[m] if metric in run] for m in methods}
+      missing = [m for m in methods if len(found[m]) < len(study.seeds)]
+      runs = {m: e for m, e in found.items() if m not in missing}
+      lines += _heading(metric, setting, study.reference)
+      lines += _rows(runs, study.reference, metrics, setting, metric)
+      lines += [f'| {m} | undefined in some run | | |' for m in missing]
+  lines.append(
+    '\nIntervals: 95 %, over seeds and test problems together (t, Welch and '
+    'Satterthwaite); differences are paired by seed and by problem.'
+  )
+  lines.append('\n## Chosen on validation\n')
   for (method, setting), overrides in chosen.items():
-    lines.append(f'- {method} {setting}: `{" ".join(overrides) or "the config as it is"}`')
+    own = [o for o in overrides if o not in COMMON]
+    lines.append(f'- {method} {setting}: `{" ".join(own) or "the config as it is"}`')
   text = '\n'.join(lines) + '\n'
-  (work / 'table.md').write_text(text)
+  jsonl.write_bytes(work / 'table.md', text.encode())
   work.write_results(
     'study',
     metrics,
@@ -201,9 +194,41 @@ def _tabulate(
   print(text)
 
 
+def _heading(metric: str, setting: str, reference: str) -> list[str]:
+  where = f' ({setting})' if setting else ''
+  return [
+    f'\n## {metric}{where}\n',
+    f'| method | mean over seeds | each seed | minus {reference or "-"} |',
+    '|---|---|---|---|',
+  ]
+
+
+def _rows(
+  runs: Mapping[str, Sequence[Estimate]],
+  reference: str,
+  metrics: dict[str, Any],
+  setting: str,
+  metric: str,
+) -> list[str]:
+  """Rows of the table; their intervals go into `metrics` too."""
+  lines = []
+  for method, estimates in runs.items():
+    n = min(e.n for e in estimates)
+    mean = seeds.over_seeds(estimates, n_problems=n).metric()
+    path = '/'.join(filter(None, ('seeds', method, setting, metric)))
+    metrics[path] = mean
+    against = ''
+    if reference in runs and method != reference:
+      paired = seeds.paired_over_seeds(estimates, runs[reference], n_problems=n).metric()
+      name = '/'.join(filter(None, ('seeds', f'{method}-{reference}', setting, metric)))
+      metrics[name] = paired
+      against = _cell(paired)
+    each = ' '.join(f'{e.value:.3f}' for e in estimates)
+    lines.append(f'| {method} | {_cell(mean)} | {each} | {against} |')
+  return lines
+
+
 def _cell(interval: Mapping[str, Any]) -> str:
-  if interval['value'] is None:
-    return 'undefined'
   if interval['low'] is None:
     return f'{interval["value"]:.3f}'
   return f'{interval["value"]:.3f} [{interval["low"]:.3f}, {interval["high"]:.3f}]'
