@@ -73,14 +73,15 @@ def test_sections_metrics_and_words_are_there(page, example):
   assert len(ids) == len(set(ids))
   for anchor in ('results', 'tables', 'curves', 'solutions', 'metrics', 'counters'):
     assert anchor in ids
-  shown = ' '.join(' '.join(reader.text).split())
+  shown = ' '.join(''.join(reader.text).split())
   for path, value in example.metrics.items():
     assert path.rsplit('/', 1)[-1] in shown
     if value['value'] is not None:
       assert scales.number(value['value']) in shown
   for sentence in (
     'Harmonic mean of two accuracies', 'bootstrap by problem', 'random choice among',
-    'properties of that world', 'Judged against on_track', 'undefined',
+    'properties of that world', 'Judged against on_track: no wrong step so far.',
+    'undefined', 'Higher is better.',
     'cut at 128 tokens', 'duplicates removed', '4f2c9d1',
   ):  # fmt: skip
     assert sentence in shown, sentence
@@ -211,6 +212,7 @@ def test_ticks_and_numbers():
   assert scales.bar_scale([report_example.interval(-0.1)])[0] < 0
   assert scales.bar_scale([report_example.interval(0.9)]) == (0.0, 1.0)
   shown = [scales.number(v) for v in (0.5, 12345, -0.25, None, 1e-9, np.int64(1200))]
+  assert scales.fixed(-1e-9) == '0.000'
   assert shown == ['0.500', '12,345', '−0.250', '–', '1.0e−09', '1,200']
 
 
@@ -224,14 +226,22 @@ def test_long_curves_are_thinned_but_keep_their_spikes():
 
 def test_words_for_metric_paths():
   f1 = words.meaning('heldout/process_bench/f1@tuned:validation')
-  assert f1.split == 'heldout' and f1.family == 'process_bench'
+  assert f1.split == 'heldout' and f1.family == 'process_bench' and not f1.scorer
   assert 'tuned on validation' in f1.definition and f1.better == 'higher'
+  path = 'heldout/process_bench/f1@tuned:validation[baseline_position_length]'
+  other = words.meaning(path)
+  assert other.baseline and other.group == f1.group and other.label == f1.label
   gap = words.meaning('heldout/best_of_n/prm_min-majority@16')
   assert gap.difference and gap.label == 'PRM min minus majority vote, N\u00a0=\u00a016'
-  assert words.meaning('heldout/steps/brier').better == 'lower'
+  ties = words.meaning('gsm8k/best_of_n/prm_last@32:lowest_index[a/b-7B]')
+  assert 'sampled first' in ties.definition and 'equally' not in ties.definition
+  assert ties.scorer == 'a/b-7B' and not ties.difference
+  mapped = words.meaning('heldout/calibration/brier@platt:validation')
+  assert mapped.better == 'lower' and 'fitted on validation' in mapped.definition
   assert (
     words.meaning('a/b/own_thing', {'a/b/own_thing': 'Said.'}).definition == 'Said.'
   )
   assert words.meaning('loss').label == 'loss'
-  truths = {'': 'on_track', 'heldout/best_of_n': 'the answer'}
+  truths = {'': 'on_track', 'heldout/best_of_n': 'the answer', 'x': 'none'}
   assert words.judged_by('heldout/best_of_n/majority@2', truths) == 'the answer'
+  assert words.judged_by('x/y', truths) == ''

@@ -348,5 +348,5 @@ def _with_interval(
 
 
 def _figure(title: str, note: str, *parts: object) -> Html:
-  caption = tag('figcaption', tag('h3', title), tag('p', note) if note else None)
+  caption = tag('figcaption', tag('h4', title), tag('p', note) if note else None)
   return tag('figure', caption, *parts, class_='card')

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 
 from prm_jax.evaluation.report import charts, scales, solutions, tables, words
-from prm_jax.evaluation.report.data import ReportData
+from prm_jax.evaluation.report.data import Interval, ReportData
 from prm_jax.evaluation.report.markup import Html, join, tag
 
 HOW_TO_READ = (
@@ -83,11 +84,12 @@ def _header(data: ReportData) -> Html:
 
 
 def _results(data: ReportData) -> Html | None:
-  cards: list[Html] = []
-  said: set[str] = set()
+  groups: dict[str, list[tuple[str, str]]] = {}
   for path, reading in data.headline:
     if path in data.metrics:
-      cards.append(_headline(data, path, reading, said))
+      group = words.meaning(path).group
+      groups.setdefault(group, []).append((path, reading))
+  cards = [_headline(data, entries) for entries in groups.values()]
   warnings = [tag('li', w) for w in data.warnings]
   if not (cards or warnings or data.metrics or data.embedded_world):
     return None
@@ -113,32 +115,54 @@ def _results(data: ReportData) -> Html | None:
   )
 
 
-def _headline(data: ReportData, path: str, reading: str, said: set[str]) -> Html:
-  """A card; a definition in `said` stands on a card before and is not repeated."""
-  value = data.metrics[path]
-  means = words.meaning(path, data.definitions)
-  scale = scales.bar_scale([value])
+def _headline(data: ReportData, entries: Sequence[tuple[str, str]]) -> Html:
+  """A card for one metric: the first entry large, other sets and baselines below."""
+  first = entries[0][0]
+  means = words.meaning(first, data.definitions)
+  values = [data.metrics[path] for path, _ in entries]
+  scale = scales.bar_scale([*values, {'value': 0.0}, {'value': 1.0}])
   low, high = (scales.tick_label(s) for s in scale)
-  axis = tag('span', tag('span', low), tag('span', high), class_='ends')
-  new = '' if means.definition in said else means.definition
-  said.add(means.definition)
-  definition = ' '.join(filter(None, (new, tables.judged(data, path))))
+  readings = dict.fromkeys(_without_split(*entry) for entry in entries)
+  truths = dict.fromkeys(tables.judged(data, path) for path, _ in entries)
+  definition = ' '.join(filter(None, (means.definition, *truths)))
   return tag(
     'article',
     tag('h3', means.label),
-    tag('p', words.plain(means.split), class_='split') if means.split else None,
-    tag(
-      'p',
-      tag('b', scales.number(value.get('value')), class_='big'),
-      ' ',
-      tables.interval_text(value),
-      class_='value',
-    ),
-    tag('div', tables.interval_bar(value, scale), axis, class_='scale'),
-    tag('p', reading, class_='says') if reading else None,
+    _entry(first, data.metrics[first], scale, first=True),
+    [_entry(path, data.metrics[path], scale) for path, _ in entries[1:]],
+    tag('span', tag('span', low), tag('span', high), class_='ends'),
+    [tag('p', reading, class_='says') for reading in readings if reading],
     tag('p', definition, class_='definition') if definition else None,
     class_='card headline',
   )
+
+
+def _entry(
+  path: str, value: Interval, scale: tuple[float, float], first: bool = False
+) -> Html:
+  means = words.meaning(path)
+  whose = ', '.join(filter(None, (means.split, means.scorer)))
+  shown = tag('b', scales.number(value.get('value')), class_='big' if first else None)
+  if first:
+    interval = tables.interval_text(value)
+  else:
+    interval = tag('small', tables.brackets(value) or tables.missing(value))
+  return tag(
+    'div',
+    tag('span', whose, class_='split') if whose else None,
+    tag('span', shown, ' ', interval, class_='figure'),
+    tables.interval_bar(value, scale),
+    class_='entry baseline' if means.baseline else 'entry',
+  )
+
+
+def _without_split(path: str, reading: str) -> str:
+  """The sentence without a leading 'SPLIT: ', which stands beside the number."""
+  prefix = f'{path.split("/")[0]}: '
+  if not reading.startswith(prefix):
+    return reading
+  rest = reading.removeprefix(prefix)
+  return rest[:1].upper() + rest[1:]
 
 
 def _tables(data: ReportData) -> Html | None:
@@ -149,9 +173,16 @@ def _tables(data: ReportData) -> Html | None:
 
 
 def _curves(data: ReportData) -> Html | None:
-  figures = [charts.line_chart(c) for c in data.best_of_n]
-  figures += [charts.reliability_chart(c) for c in data.reliability]
-  figures += [charts.line_chart(c) for c in data.learning_curves]
+  groups = {
+    'Best of N': [charts.line_chart(c) for c in data.best_of_n],
+    'Reliability': [charts.reliability_chart(c) for c in data.reliability],
+    'While training': [charts.line_chart(c) for c in data.learning_curves],
+  }
+  figures = [
+    join((tag('h3', title), tag('div', *found, class_='figures')))
+    for title, found in groups.items()
+    if found
+  ]
   if not figures:
     return None
   hint = 'Point at a line or a disc for its numbers, at a name to single its line out.'
@@ -159,7 +190,7 @@ def _curves(data: ReportData) -> Html | None:
     'section',
     tag('h2', 'Curves', id='curves'),
     tag('p', hint, class_='prose screen'),
-    tag('div', *figures, class_='figures'),
+    *figures,
   )
 
 

@@ -29,6 +29,11 @@ def number(value: object, digits: int = 3) -> str:
   return shown.replace('-', '−')
 
 
+def fixed(value: float) -> str:
+  """Three decimals, however small: the ends of an interval."""
+  return f'{round(value, 3) + 0.0:,.3f}'.replace('-', '−')
+
+
 def tick_label(value: float) -> str:
   """A tick as short as it can be: 0.85, 3,000, 12k."""
   if abs(value) >= 10_000 and value % 100 == 0:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from prm_jax.evaluation.report import words
 from prm_jax.evaluation.report.data import FAILURE_KINDS, Sample
 from prm_jax.evaluation.report.markup import Html, tag
 
@@ -106,7 +107,7 @@ def view(samples: Sequence[Sample], truth: str) -> Html:
       'li',
       _symbol('gold'),
       'first wrong step according to the truth',
-      f' ({truth})' if truth else '',
+      f' ({words.truth(truth)})' if truth else '',
     ),
     tag('li', _symbol('predicted'), 'first wrong step according to the model'),
     class_='key',

@@ -9,9 +9,14 @@ from prm_jax.evaluation.report import scales, words
 from prm_jax.evaluation.report.data import Interval, ReportData, Table
 from prm_jax.evaluation.report.markup import Html, join, tag
 
+MOST_ROWS = 12
+"""A longer table is folded: its title shows, a click opens it."""
+
 
 def result_table(table: Table) -> Html:
   """A table of a report with a bar under every interval; stacked on a phone."""
+  # On a phone a small table is stacked, cell under cell; a large one is scrolled.
+  large = len(table.header) > 5 or len(table.rows) * len(table.header) > 30
   spans = _column_scales(table)
   head = [tag('th', table.header[0], scope='col')]
   for k, name in enumerate(table.header[1:]):
@@ -23,23 +28,28 @@ def result_table(table: Table) -> Html:
   rows = []
   for row in table.rows:
     mark = tag('small', 'baseline') if row.baseline else None
-    cells = [tag('th', row.name, ' ' if mark else None, mark, scope='row')]
+    cells = [tag('th', _breakable(row.name), ' ' if mark else None, mark, scope='row')]
     for k, cell in enumerate(row.cells):
       name = table.header[k + 1] if k + 1 < len(table.header) else ''
       cells.append(_cell(cell, name, spans.get(k)))
     rows.append(tag('tr', *cells, class_='baseline' if row.baseline else None))
   body = tag(
-    'table', tag('thead', tag('tr', *head)), tag('tbody', *rows), class_='results'
+    'table',
+    tag('thead', tag('tr', *head)),
+    tag('tbody', *rows),
+    class_='results large' if large else 'results',
   )
-  return tag(
-    'div',
-    tag('h3', table.title),
+  inside = [
     tag('p', table.note, class_='prose') if table.note else None,
     tag(
       'div', body, class_='scroll', tabindex=0, role='region', aria_label=table.title
     ),
-    class_='card table',
-  )
+  ]
+  if len(table.rows) > MOST_ROWS:
+    count = tag('small', f'{len(table.rows)} rows')
+    summary = tag('summary', table.title, ' ', count)
+    return tag('details', summary, *inside, class_='card table fold')
+  return tag('div', tag('h3', table.title), *inside, class_='card table')
 
 
 def _column_scales(table: Table) -> dict[int, tuple[float, float]]:
@@ -65,7 +75,7 @@ def _cell(cell: object, name: str, scale: tuple[float, float] | None) -> Html:
       'span',
       tag('b', scales.number(cell.get('value'))),
       ' ',
-      tag('small', _brackets(cell)),
+      tag('small', brackets(cell)),
       class_='figure',
     ),
     interval_bar(cell, scale),
@@ -109,9 +119,7 @@ def all_metrics(data: ReportData) -> Html | None:
   families: dict[str, dict[str, list[str]]] = {}
   for path in sorted(data.metrics, key=_natural):
     means = words.meaning(path, data.definitions)
-    name = path.split('/', 1)[1] if means.split else path
-    name = re.sub(r'@\d+$', '', name)
-    families.setdefault(means.family, {}).setdefault(name, []).append(path)
+    families.setdefault(means.family, {}).setdefault(means.group, []).append(path)
   known = list(words.FAMILIES)
   order = sorted(families, key=lambda f: (known.index(f) if f in known else 99, f))
   blocks = []
@@ -144,20 +152,21 @@ def _metric_group(data: ReportData, paths: Sequence[str]) -> Html:
         'tr',
         tag('th', tag('code', _breakable(path)), scope='row'),
         tag('td', tag('b', scales.number(value.get('value')))),
-        tag('td', _brackets(value) or _missing(value)),
+        tag('td', brackets(value) or missing(value)),
         tag('td', interval_bar(value, scale), class_='bars'),
         tag('td', _count(value)),
       )
     )
+  label = means.label
+  if len(paths) > 1:
+    label = re.sub(', N\u00a0=\u00a0[0-9]+', '', label)
   better = f'{means.better.capitalize()} is better.' if means.better else ''
   truths = {judged(data, p) for p in paths}
   said = [means.definition, better, truths.pop() if len(truths) == 1 else '']
   sentence = ' '.join(filter(None, said))
   return tag(
     'div',
-    tag(
-      'h4', re.sub(', N\u00a0=.*', '', means.label) if len(paths) > 1 else means.label
-    ),
+    tag('h4', label),
     tag('p', sentence, class_='definition') if sentence else None,
     tag('table', tag('tbody', *rows), class_='metrics'),
   )
@@ -165,7 +174,7 @@ def _metric_group(data: ReportData, paths: Sequence[str]) -> Html:
 
 def judged(data: ReportData, path: str) -> str:
   """The sentence that names the truth behind a metric, or nothing."""
-  truth = words.judged_by(path, data.judged_by)
+  truth = words.truth(words.judged_by(path, data.judged_by))
   return f'Judged against {truth}.' if truth else ''
 
 
@@ -173,35 +182,36 @@ def interval_text(value: Interval) -> Html:
   """Interval and n in words."""
   low, high = value.get('low'), value.get('high')
   if scales.finite(low) is None or scales.finite(high) is None:
-    shown = _missing(value)
+    shown = missing(value)
   else:
-    shown = f'95 % interval {scales.number(low)} to {scales.number(high)}'
+    shown = f'95 % interval {scales.fixed(low)} to {scales.fixed(high)}'
   return tag('span', ', '.join(filter(None, (shown, _count(value)))), class_='interval')
 
 
-def _missing(value: Interval) -> str:
+def missing(value: Interval) -> str:
   """What to say where an interval would stand."""
   return 'undefined' if scales.finite(value.get('value')) is None else 'no interval'
 
 
-def _brackets(value: Interval) -> str:
+def brackets(value: Interval) -> str:
+  """'[low, high]', or nothing."""
   low, high = scales.finite(value.get('low')), scales.finite(value.get('high'))
   if low is None or high is None:
     return ''
-  return f'[{scales.number(low)}, {scales.number(high)}]'
+  return f'[{scales.fixed(low)}, {scales.fixed(high)}]'
 
 
 def _count(value: Interval) -> str:
   n = value.get('n')
-  return f'n = {scales.number(n)}' if n is not None else ''
+  return f'n\u00a0=\u00a0{scales.number(n)}' if n is not None else ''
 
 
 def _breakable(path: str) -> Html:
-  """A path that may break after its slashes."""
-  return join([join((part, tag('wbr'))) for part in re.split('(?<=/)', path)])
+  """A path or a name of code that may break after its marks."""
+  return join([join((part, tag('wbr'))) for part in re.split('(?<=[/_:])|(?=@)', path)])
 
 
-def _natural(path: str) -> tuple[str, int]:
+def _natural(path: str) -> list[tuple[int, str]]:
   """Sorts x@2 before x@16."""
-  base, _, last = path.rpartition('@')
-  return (base, int(last)) if last.isdigit() else (path, -1)
+  parts = re.split('([0-9]+)', path)
+  return [(int(p) if p.isdigit() else -1, p) for p in parts]

@@ -1,8 +1,9 @@
-"""What each metric means, in one sentence, found by its path.
+"""What each metric means, in a sentence or two, found by its path.
 
-A metric path is `split/family/name`, for example `heldout/steps/auroc`; further
-parts belong to the name. `f1@tuned:validation` carries its threshold policy,
-`prm_min@16` the number of candidates, `a-b@16` is a paired difference.
+A metric path is `SPLIT/FAMILY/NAME@AT[SCORER]`, for example `heldout/steps/auroc`.
+AT is a threshold policy (`tuned:validation`), a calibration (`platt:validation`), or
+the number of candidates with its tie rule (`16`, `16:lowest_index`). SCORER is left
+out for the one evaluated. NAME is `a-b` for a paired difference.
 """
 
 from __future__ import annotations
@@ -11,157 +12,195 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+_VALUE = 'the chance that the solver still reaches the right answer from there'
+
 FAMILIES = {
   'process_bench': 'First wrong step',
   'steps': 'Single steps',
   'calibration': 'Scores as probabilities',
   'trajectory': 'Scores along a solution',
-  'value': 'Distance to the true value',
+  'value': 'Distance to the value',
   'best_of_n': 'Choosing among N candidates',
 }
 """Family of a metric path -> heading."""
 
-_POLICIES = (
-  (r'tuned:(.+)', 'The threshold was tuned on {0}, which shares no problem with it.'),
-  (r'fixed:?(.*)', 'The threshold was fixed beforehand{0}.'),
-  (r'argmax', 'A step counts as correct if that is its most probable class.'),
-)
+SCORERS = {
+  'baseline_position_length': 'baseline: position and length alone',
+  'all_correct': 'baseline: every step called correct',
+}
+"""Scorers with a meaning of their own -> how they are called."""
 
-_NAMES: tuple[tuple[str, str, str, str], ...] = (
-  # (pattern of the name, label, definition, better)
-  (
-    r'f1',
+TRUTHS = {
+  'on_track': 'on_track: no wrong step so far',
+  'valid': 'valid: the step follows from the one before',
+  'value': f'value: {_VALUE}',
+  'exact': 'the final answer, compared exactly',
+  'human': 'human labels of the steps',
+}
+"""Label sets and checkers -> what they say."""
+
+_PATH = re.compile(r'(?P<name>[^@\[]+)(?:@(?P<at>[^\[]+))?(?:\[(?P<scorer>.+)\])?')
+
+# Pattern of the AT of a path -> (words for the label, sentence for the definition).
+_AT = {
+  r'tuned:(.+)': (
+    'tuned on {0}',
+    'The threshold was tuned on {0}, which shares no problem with this set.',
+  ),
+  r'fixed:(.+)': ('threshold {0}', 'The threshold was fixed beforehand.'),
+  r'argmax': ('argmax', 'A step counts as correct if that is its more probable class.'),
+  r'platt:(.+)': (
+    'calibrated on {0}',
+    'Raw scores were first mapped to probabilities by a logistic curve fitted on {0}.',
+  ),
+  r'(\d+)': ('N\u00a0=\u00a0{0}', ''),
+  r'(\d+):lowest_index': (
+    'N\u00a0=\u00a0{0}, ties to the first',
+    'Ties go to the candidate sampled first, as in published numbers.',
+  ),
+}
+
+# Pattern of a name -> (label, definition, which end is better).
+_NAMES = {
+  r'f1': (
     'F1 of the first wrong step',
     'Harmonic mean of two accuracies: the share of wrong solutions whose first wrong '
     'step is named exactly, and the share of correct solutions accepted whole. '
     'It is not the F1 of precision and recall.',
     'higher',
   ),
-  (
-    r'(accuracy|acc)_?(on_)?(error|erroneous|wrong)(_rows)?',
+  r'accuracy_error': (
     'Accuracy on wrong solutions',
     'Share of the solutions with a wrong step whose first one is named exactly.',
     'higher',
   ),
-  (
-    r'(accuracy|acc)_?(on_)?correct(_rows)?',
+  r'accuracy_correct': (
     'Accuracy on correct solutions',
     'Share of the solutions without a wrong step that are accepted whole.',
     'higher',
   ),
-  (
-    r'first_error_accuracy',
+  r'first_error_accuracy': (
     'First-error accuracy',
     'Share of all solutions whose first wrong step, or its absence, is named exactly.',
     'higher',
   ),
-  (
-    r'auroc',
+  r'auroc': (
     'Step AUROC',
     'Chance that a correct step scores above a wrong one, both drawn at random from '
     'the steps up to the first error; a tie counts one half, 0.5 is guessing.',
     'higher',
   ),
-  (
-    r'average_precision|ap',
+  r'average_precision': (
     'Average precision',
-    'Mean precision over the ranking of steps, steps up to the first error; '
-    'guessing gives the base rate.',
+    'Mean precision of the search for wrong steps from the lowest score up, over the '
+    'steps up to the first error; guessing gets the share of wrong steps.',
     'higher',
   ),
-  (
-    r'accuracy',
+  r'accuracy': (
     'Step accuracy',
-    'Share of steps on the right side of the threshold, steps up to the first error; '
-    'to be read beside the base rate.',
+    'Share of steps on the right side of the threshold, up to the first error; to be '
+    'read beside the base rate.',
     'higher',
   ),
-  (
-    r'base_rate',
+  r'f1_wrong': (
+    'F1 of wrong steps',
+    'Harmonic mean of precision and recall in calling single steps wrong, up to the '
+    'first error.',
+    'higher',
+  ),
+  r'base_rate': (
     'Base rate',
-    'Share of steps that are correct: what calling every step correct would get.',
+    'Share of steps that are correct: the accuracy of calling every step correct.',
     '',
   ),
-  (
-    r'brier',
+  r'brier': (
     'Brier score',
     'Mean squared distance between score and truth; 0 is perfect.',
     'lower',
   ),
-  (
-    r'ece',
+  r'ece': (
     'Expected calibration error',
-    'Distance between mean score and mean truth in bins of the score, weighted by the '
-    'steps in a bin; 0 is perfect, and a finite sample keeps even a perfect model '
-    'above it.',
+    'Distance between mean score and mean truth in ten bins of the score, weighted by '
+    'the steps in a bin. A finite sample keeps even a perfect model above 0, and '
+    'resampling moves the interval upward.',
     'lower',
   ),
-  (
-    r'smoothness',
+  r'smoothness': (
     'Smoothness',
-    'Mean absolute change of the score from one step to the next.',
+    'Mean absolute change of the score from one step to the next, in its own units.',
     '',
   ),
-  (
-    r'td_error',
+  r'td_error(_mean)?': (
     'TD error',
-    'Mean squared difference between a score and the next one, the last step compared '
-    'with the outcome.',
+    'Mean absolute difference between a score and the next one, the last compared '
+    'with whether the answer is right.',
     'lower',
   ),
-  (
-    r'(mae|mean_absolute_error|distance).*',
+  r'td_error_std': (
+    'Spread of the TD error',
+    'Standard deviation of the absolute difference between a score and the next one, '
+    'the last compared with whether the answer is right.',
+    '',
+  ),
+  r'mae': (
     'Distance to the value',
-    'Mean absolute difference between a score and the true chance that the solver '
-    'still reaches the right answer.',
+    f'Mean absolute difference between a score and {_VALUE}.',
     'lower',
   ),
-  (
-    r'(mse|rmse|mean_squared_error).*',
-    'Squared distance to the value',
-    'Mean squared difference between a score and the true chance that the solver '
-    'still reaches the right answer.',
+  r'rmse': (
+    'Root mean square distance to the value',
+    f'Root mean squared difference between a score and {_VALUE}.',
     'lower',
   ),
-  (
-    r'oracle|pass',
+  r'correlation': (
+    'Correlation with the value',
+    f'Pearson correlation of the scores with {_VALUE}.',
+    'higher',
+  ),
+  r'oracle': (
     'Oracle',
-    'Chance that at least one of the N candidates is right: the best any selection '
-    'could do.',
+    'Chance that at least one of the N candidates is right: the best that any choice '
+    'among them could do.',
     'higher',
   ),
-  (
-    r'majority',
+  r'pass': (
+    'One picked blindly',
+    'Chance that a candidate picked at random is right.',
+    'higher',
+  ),
+  r'majority': (
     'Majority vote',
-    'Chance that the most frequent answer among the N is right; ties share the chance.',
+    'Chance that the most frequent answer among the N is right.',
     'higher',
   ),
-  (
-    r'shortest.*',
+  r'shortest': (
     'Shortest solution',
-    'Chance that the shortest of the N candidates is right; no model involved.',
+    'Chance that the shortest of the N candidates is right; no model is involved.',
     'higher',
   ),
-  (
-    r'fewest_steps',
+  r'fewest_steps': (
     'Fewest steps',
-    'Chance that the candidate with the fewest steps is right; no model involved.',
+    'Chance that the candidate with the fewest steps is right; no model is involved.',
     'higher',
   ),
-  (
-    r'(prm_)?weighted.*|.*vote.*',
+  r'prm_(.+)_sigmoid_vote': (
     'PRM vote, {0}',
-    'Chance that the answer with the largest sum of scores among the N is right.',
+    'Chance that the answer with the largest sum of weights is right; the weight of a '
+    'candidate is the sigmoid of the {0} of its step scores.',
     'higher',
   ),
-  (
-    r'prm_(.+)',
-    'PRM {1}',
-    'Chance that the candidate with the highest {1} of its step scores is right; ties '
-    'share the chance.',
+  r'prm_(.+)_vote': (
+    'PRM vote, {0}',
+    'Chance that the answer with the largest sum of weights is right; the weight of a '
+    'candidate is the {0} of its step scores.',
     'higher',
   ),
-)
+  r'prm_(.+)': (
+    'PRM {0}',
+    'Chance that the candidate with the highest {0} of its step scores is right.',
+    'higher',
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +208,15 @@ class Meaning:
   """How a metric is named and read.
 
   Attributes:
-    split: first part of the path, '' if it has one part only.
+    split: first part of the path as words, '' if it has one part only.
     family: second part, '' if there is none.
-    label: the metric in words, without its split.
-    definition: one or two sentences, '' if the metric is not known here.
+    label: the metric in words, without split and scorer.
+    definition: one or more sentences, '' if the metric is not known here.
     better: 'higher', 'lower', or '' where neither end is the good one.
-    difference: a paired difference of two methods.
+    scorer: whose metric it is, in words; '' for the one evaluated.
+    baseline: the scorer is a baseline.
+    group: metrics that differ in split, scorer or N alone have the same.
+    difference: a paired difference.
   """
 
   split: str
@@ -182,49 +224,67 @@ class Meaning:
   label: str
   definition: str
   better: str
-  difference: bool = False
+  scorer: str
+  baseline: bool
+  group: str
+  difference: bool
 
 
 def meaning(path: str, definitions: Mapping[str, str] | None = None) -> Meaning:
   """The words for a metric path; `definitions` (path -> sentence) go first.
 
-  >>> meaning('heldout/steps/auroc').label
-  'Step AUROC'
+  >>> meaning('heldout/process_bench/f1@tuned:validation').label
+  'F1 of the first wrong step, tuned on validation'
   """
-  split, family, name = _parts(path)
-  base, _, policy = name.partition('@')
-  difference = '-' in base
+  split, family, rest = _parts(path)
+  found = _PATH.fullmatch(rest)
+  name, at, scorer = found.group('name', 'at', 'scorer') if found else (rest, '', '')
+  at, scorer = at or '', scorer or ''
+  difference = '-' in name
   if difference:
-    first, second = base.split('-', 1)
-    a, b = _known(first), _known(second)
-    label = f'{a[0]} minus {_lower(b[0])}'
+    first, second = name.split('-', 1)
+    label = f'{_known(first)[0]} minus {_lower(_known(second)[0])}'
     definition = (
-      'Paired difference over the same problems; the claim that the first is better '
-      'holds if the whole interval is above 0.'
+      'Paired difference over the same problems; the first is shown to be better if '
+      'the whole interval is above 0.'
     )
     better = 'higher'
   else:
-    label, definition, better = _known(base)
-  if re.fullmatch(r'\d+', policy):
-    label += f', N\u00a0=\u00a0{policy}'
-  elif policy:
-    label += f', {policy.replace(":", " on ", 1)}'
-    for pattern, sentence in _POLICIES:
-      found = re.fullmatch(pattern, policy)
-      if found:
-        rest = found.group(1) if found.groups() else ''
-        rest = f' at {rest}' if pattern.startswith('fixed') and rest else rest
-        definition = f'{definition} {sentence.format(rest)}'.strip()
-        break
-  if definitions and path in definitions:
-    definition = definitions[path]
-  return Meaning(split, family, label, definition, better, difference)
+    label, definition, better = _known(name)
+  for pattern, (words, sentence) in _AT.items():
+    matched = re.fullmatch(pattern, at)
+    if matched:
+      values = [plain(g) for g in matched.groups()]
+      label = f'{label}, {words.format(*values)}'
+      definition = f'{definition} {sentence.format(*values)}'.strip()
+      break
+  else:
+    label = f'{label}, {plain(at)}' if at else label
+  if at.isdigit() and name not in ('oracle', 'pass') and not difference:
+    definition = f'{definition} Ties share the chance equally.'.strip()
+  return Meaning(
+    split='mean of the sets' if split == 'mean' else plain(split),
+    family=family,
+    label=label,
+    definition=(definitions or {}).get(path, definition),
+    better=better,
+    scorer=SCORERS.get(scorer, plain(scorer)),
+    baseline=scorer in SCORERS,
+    group=f'{family}/{name}@{re.sub("^[0-9]+", "N", at)}',
+    difference=difference,
+  )
 
 
 def judged_by(path: str, truths: Mapping[str, str]) -> str:
   """Value of the longest key of `truths` that `path` begins with, '' if none."""
   keys = [k for k in truths if path.startswith(k)]
-  return truths[max(keys, key=len)] if keys else ''
+  found = truths[max(keys, key=len)] if keys else ''
+  return '' if found == 'none' else found
+
+
+def truth(name: str) -> str:
+  """A truth in words; a name that is not known here stays as it is."""
+  return TRUTHS.get(name, name)
 
 
 def plain(name: str) -> str:
@@ -239,19 +299,16 @@ def _parts(path: str) -> tuple[str, str, str]:
   return (parts[0], '', parts[1]) if len(parts) == 2 else ('', '', path)
 
 
-def _known(base: str) -> tuple[str, str, str]:
-  last = base.rsplit('/', 1)[-1]
-  where = base[: len(base) - len(last)].strip('/')
-  for pattern, label, definition, better in _NAMES:
-    found = re.fullmatch(pattern, last)
+def _known(name: str) -> tuple[str, str, str]:
+  for pattern, (label, definition, better) in _NAMES.items():
+    found = re.fullmatch(pattern, name)
     if found:
-      words = [plain(last.removeprefix('prm_'))]
-      words += [plain(g) if g else '' for g in found.groups()]
-      label, definition = label.format(*words), definition.format(*words)
-      return (f'{label} ({plain(where)})' if where else label), definition, better
-  return plain(base.replace('/', ', ')), '', ''
+      values = [plain(g or '') for g in found.groups()]
+      return label.format(*values), definition.format(*values), better
+  return SCORERS.get(name, plain(name.replace('/', ', '))), '', ''
 
 
 def _lower(label: str) -> str:
+  """The label as it stands inside a sentence: acronyms keep their capitals."""
   first = label.split(' ', 1)[0]
   return label if first.isupper() else label[:1].lower() + label[1:]
