@@ -11,7 +11,7 @@ import numpy as np
 
 from prm_jax.errors import UserError
 from prm_jax.records import Trajectory, make_problem_id
-from prm_jax.worlds import arithmetic
+from prm_jax.worlds import arithmetic, noise
 from prm_jax.worlds.arithmetic import WorldArrays, WorldConfig
 
 WORLD_LABELS = {'valid': 'correctness', 'on_track': 'correctness', 'value': 'value'}
@@ -121,11 +121,11 @@ def of_world(
 ) -> Columns:
   """Columns of the embedded world's arrays, equal to those of its records, faster.
 
+  `label` may also be a noise on them (`worlds.noise`: flip@0.1, mc_soft@8, ...).
+
   Raises:
     UserError: the world has no such label set or checker.
   """
-  if label and label not in WORLD_LABELS:
-    raise _missing('label set', label, WORLD_LABELS)
   if checker not in ('', 'exact'):
     raise _missing('verdict of', checker, ('exact',))
   questions = _texts(rows.question_text, rows.question_offsets)
@@ -136,7 +136,7 @@ def of_world(
   )
   judged = rows.outcome.astype(np.float32)
   return Columns(
-    ids=arithmetic.row_ids(config, rows),
+    ids=ids,
     problem_ids=[make_problem_id(q) for q in questions],
     questions=questions,
     steps=[lines[a:b] for a, b in pairwise(bounds)],
@@ -145,8 +145,31 @@ def of_world(
     outcome=judged if checker else np.full_like(judged, np.nan),
     source_index=np.zeros(rows.n_rows, np.int32),
     sources=(f'world_{rows.split}',),
-    label_kinds=(WORLD_LABELS[label],) if label else (),
+    label_kinds=(kind,) if label else (),
   )
+
+
+def has_label(label: str) -> bool:
+  """Whether the embedded world's arrays can carry a label set of this name."""
+  return label in ('', *WORLD_LABELS) or '@' in label
+
+
+def _world_labels(
+  rows: WorldArrays, label: str, ids: Sequence[str]
+) -> tuple[np.ndarray, str]:
+  """Labels [S] float64 of a world's label set or of a noise on one, and their kind."""
+  n_steps = np.diff(rows.row_offsets)
+  if not label:
+    return np.full(int(n_steps.sum()), np.nan), ''
+  if label in WORLD_LABELS:
+    return getattr(rows, label).astype(np.float64), WORLD_LABELS[label]
+  if '@' not in label:
+    raise _missing('label set', label, WORLD_LABELS)
+  base = 'on_track' if noise.parse(label).kind == 'flip' else 'value'
+  keys = np.repeat(noise.row_keys(ids), n_steps)
+  index = np.arange(len(keys)) - np.repeat(rows.row_offsets[:-1], n_steps)
+  values, _ = noise.noisy(label, getattr(rows, base), keys, index)
+  return values.astype(np.float64), WORLD_LABELS[base]
 
 
 def problem_numbers(problem_ids: Sequence[str]) -> np.ndarray:

@@ -16,7 +16,7 @@ from prm_jax.jobs import assemble
 from prm_jax.objectives import Objective
 from prm_jax.records import Trajectory
 from prm_jax.specs import StepFormat
-from prm_jax.worlds import arithmetic
+from prm_jax.worlds import arithmetic, noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load(
   if (
     len(parsed) == 1
     and parsed[0].format == sources.WORLD
-    and config.data.label in columns.WORLD_LABELS
+    and columns.has_label(config.data.label)
   ):
     # The embedded world keeps the problems of its splits apart, and its arrays
     # are made without a record for each of several 100,000 rows.
@@ -86,6 +86,8 @@ def load(
       rows, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
     )
     examples = arithmetic.split(world, 'train', min(n, N_EXAMPLES))
+    if '@' in config.data.label:
+      examples = noise.add(examples, config.data.label)
     return TrainingData(cache, (), examples, cache.counters, _balance(cache))
   mixture = assemble.load(config, config.data.train)
   mixture = sources.exclude_problems(mixture, judged, config.data.leak)
