@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
   model.remat = 'none'  # none, full, dots
   model.param_dtype = 'float32'
   model.compute_dtype = 'float32'
-  model.query_block = 512
+  model.query_block = 128
 
   # What is read at a step (HeadSpec).
   c.head = head = ConfigDict()

@@ -131,9 +131,8 @@ def of_world(
   questions = _texts(rows.question_text, rows.question_offsets)
   lines = _texts(rows.step_text, rows.step_offsets)
   bounds = rows.row_offsets.tolist()
-  held = (
-    getattr(rows, label).astype(np.float64) if label else np.full(len(lines), np.nan)
-  )
+  ids = arithmetic.row_ids(config, rows)
+  held, kind = _world_labels(rows, label, ids)
   judged = rows.outcome.astype(np.float32)
   return Columns(
     ids=ids,

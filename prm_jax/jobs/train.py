@@ -23,7 +23,7 @@ from prm_jax.errors import Preempted
 from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs import assemble, measure, training_data
 from prm_jax.jobs.configuration import Command, build, flatten
-from prm_jax.models import scorer as model
+from prm_jax.models import scorer as scoring_model
 from prm_jax.models import weights
 from prm_jax.parallel import mapper as mapping
 from prm_jax.parallel import mesh as meshes
@@ -141,10 +141,9 @@ class Run:
     self.tx, _ = optimizer.make(assemble.optimizer(config))
     unit = config.objective.unit or None
 
-    def apply(params, batch, key):
-      return model.apply(
-        spec.model, spec.head, params, batch['tokens'], batch['step_positions'], key=key
-      )
+    # pmap sees one device at a time: there is nothing to constrain.
+    options = {} if pmapped else {'constrain': sharding.constrainer(self.mesh)}
+    apply = step.apply_scoring_model(spec.model, spec.head, **options)
 
     def loss(outputs, batch):
       return objectives.evaluate(chosen, outputs, batch, unit=unit, **hyper)
@@ -156,7 +155,7 @@ class Run:
       axis_name=mapping.PMAP_AXIS if pmapped else None,
       n_sources=len(self.data.cache.sources),
     )  # fmt: skip
-    self.init_params = lambda key: model.init(spec.model, spec.head, key)
+    self.init_params = lambda key: scoring_model.init(spec.model, spec.head, key)
     self.shardings = state.shardings(
       self.init_params, self.tx, sharding.param_shardings(self.mesh, declared), self.mesh
     )
