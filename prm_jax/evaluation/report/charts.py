@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from prm_jax.evaluation.report.data import LineChart, Reliability
 from prm_jax.evaluation.report.markup import Html, join, tag
@@ -22,7 +23,18 @@ MOST_ROWS = 40
 MOST_BANDS = 2
 LANE = 9
 
-Points = Sequence[Sequence[float | None]]
+
+class _Point(NamedTuple):
+  """One point to draw; `low` and `high` are both there or both None."""
+
+  x: float
+  y: float
+  low: float | None
+  high: float | None
+  gap: bool  # the line is lifted before it
+
+
+Drawn = Mapping[str, Sequence[_Point]]
 
 
 class _Axes:
@@ -80,7 +92,7 @@ class _Axes:
 def line_chart(chart: LineChart) -> Html:
   """A figure: heading, lines, legend with last values, and the numbers as a table."""
   named = {n: _clean(p) for n, p in chart.series.items()}
-  drawn = {n: p for n, p in named.items() if any(q[1] is not None for q in p)}
+  drawn = {n: points for n, points in named.items() if points}
   if not drawn:
     return _figure(chart.title, chart.note, tag('p', 'No points to draw.'))
   axes = _axes_for(chart, drawn)
@@ -119,6 +131,9 @@ def line_chart(chart: LineChart) -> Html:
 
 def reliability_chart(chart: Reliability) -> Html:
   """A figure: mean truth against mean score, one disc a bin, area by its count."""
+  title = chart.title
+  if 'reliability' not in title.lower():
+    title = f'Reliability, {title}'
   bins = [b for b in chart.bins if b[0] > 0]
   ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
   axes = _Axes(ticks, ticks)
@@ -152,7 +167,7 @@ def reliability_chart(chart: Reliability) -> Html:
     class_='chart',
     viewBox=f'0 0 {WIDTH} {HEIGHT}',
     role='img',
-    aria_label=f'{chart.title}: {len(bins)} bins; the numbers are in the table below.',
+    aria_label=f'{title}: {len(bins)} bins; the numbers are in the table below.',
   )
   rows = [
     [number(int(b[0])), number(float(b[1])), _with_interval(b[2], *b[3:5])]
@@ -163,51 +178,49 @@ def reliability_chart(chart: Reliability) -> Html:
     'On the dotted diagonal a score means what it says; below it the model is too '
     'sure. The area of a disc is the number of steps in its bin.'
   )
-  return _figure(
-    chart.title, chart.note, svg, tag('p', reading, class_='reading'), table
-  )
+  return _figure(title, chart.note, svg, tag('p', reading, class_='reading'), table)
 
 
-def _clean(points: Points) -> list[list[float | None]]:
-  """Points with a finite x, in order of x, non-finite numbers as None, thinned."""
-  kept = [[finite(v) for v in p] for p in points if finite(p[0]) is not None]
-  kept.sort(key=lambda p: p[0])  # type: ignore[arg-type, return-value]
+def _clean(points: Sequence[Sequence[float | None]]) -> list[_Point]:
+  """Points with finite x and y in order of x; long series are thinned."""
+  kept: list[_Point] = []
+  gap = False
+  pairs = [(x, p) for p in points if (x := finite(p[0])) is not None]
+  for x, p in sorted(pairs, key=lambda pair: pair[0]):
+    y, low, high = (finite(v) for v in [*p[1:4], None, None][:3])
+    if y is None:
+      gap = True
+      continue
+    if low is None or high is None:
+      low = high = None
+    kept.append(_Point(x, y, low, high, gap))
+    gap = False
   if len(kept) <= MOST_POINTS:
     return kept
   # Each bucket keeps its lowest and highest point, so that no spike is lost.
   size = math.ceil(2 * len(kept) / MOST_POINTS)
-  thin: list[list[float | None]] = []
+  thin: list[_Point] = []
   for k in range(0, len(kept), size):
     bucket = kept[k : k + size]
-    known = [i for i, p in enumerate(bucket) if p[1] is not None]
-    ends = (
-      {
-        min(known, key=lambda i: bucket[i][1]),  # type: ignore[arg-type, return-value]
-        max(known, key=lambda i: bucket[i][1]),
-      }
-      if known
-      else {0}
-    )  # type: ignore[arg-type, return-value]
-    thin.extend(bucket[i] for i in sorted(ends))
+    ends = {min(bucket, key=lambda p: p.y), max(bucket, key=lambda p: p.y)}
+    thin.extend(sorted(ends, key=lambda p: p.x))
   return thin if thin[-1] is kept[-1] else [*thin, kept[-1]]
 
 
-def _axes_for(chart: LineChart, drawn: Mapping[str, Points]) -> _Axes:
+def _axes_for(chart: LineChart, drawn: Drawn) -> _Axes:
   points = [p for series in drawn.values() for p in series]
-  xs = [p[0] for p in points if p[0] is not None]
-  ys = [v for p in points for v in (p[1], *p[2:4]) if v is not None]
+  xs = [p.x for p in points]
+  ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
   if len(chart.y_range) == 2:
-    y_ticks = nice_ticks(float(chart.y_range[0]), float(chart.y_range[1]))
-  else:
-    y_ticks = nice_ticks(min(ys), max(ys))
-  ending = [n for n, s in drawn.items() if any(len(p) >= 4 for p in s)]
+    ys = [float(v) for v in chart.y_range]
+  y_ticks = nice_ticks(min(ys), max(ys))
+  ending = [n for n, s in drawn.items() if any(p.low is not None for p in s)]
   results = [n for n in ending if n not in chart.baselines]
   lanes = _by_last(drawn, ending) if len(results) > MOST_BANDS else []
   if chart.log2 and min(xs) > 0:
     first, last = math.floor(math.log2(min(xs))), math.ceil(math.log2(max(xs)))
-    every = max(1, (last - first) // 8)
-    x_ticks = [2.0**k for k in range(first, last + 1, every)]
-    x_ticks = x_ticks if len(x_ticks) > 1 else [x_ticks[0], 2 * x_ticks[0]]
+    every = max(1, math.ceil((last - first) / 8))
+    x_ticks = [2.0**k for k in range(first, max(last, first + 1) + every, every)]
     return _Axes(x_ticks, y_ticks, log2=True, lanes=lanes)
   return _Axes(nice_ticks(min(xs), max(xs)), y_ticks, lanes=lanes)
 
@@ -227,37 +240,39 @@ def _styles(names: Sequence[str], baselines: set[str]) -> dict[str, tuple[str, s
 
 
 def _series(
-  axes: _Axes, name: str, points: Points, style: tuple[str, str], chart: LineChart
+  axes: _Axes,
+  name: str,
+  points: Sequence[_Point],
+  style: tuple[str, str],
+  chart: LineChart,
 ) -> Html:
   classes, marker = style
   parts = []
-  banded = [p for p in points if len(p) >= 4 and None not in p[:4]]
-  if banded and name not in chart.baselines:
-    over = [f'{axes.x(p[0])},{axes.y(p[3])}' for p in banded]  # type: ignore[arg-type]
-    under = [f'{axes.x(p[0])},{axes.y(p[2])}' for p in reversed(banded)]  # type: ignore[arg-type]
+  ends = [
+    (p, p.low, p.high) for p in points if p.low is not None and p.high is not None
+  ]
+  if ends and name not in chart.baselines:
+    over = [f'{axes.x(p.x)},{axes.y(high)}' for p, _, high in ends]
+    under = [f'{axes.x(p.x)},{axes.y(low)}' for p, low, _ in reversed(ends)]
     many = 'band many' if axes.lanes else 'band'
     parts.append(tag('polygon', class_=many, points=' '.join(over + under)))
-  if banded and name in axes.lanes:
+  if ends and name in axes.lanes:
     x = WIDTH - RIGHT - LANE * (len(axes.lanes) - 1 - axes.lanes.index(name))
-    _, _, low, high = banded[-1][:4]
-    y1, y2 = axes.y(low), axes.y(high)  # type: ignore[arg-type]
+    p, low, high = ends[-1]
+    y1, y2 = axes.y(low), axes.y(high)
     parts.append(tag('line', class_='whisker', x1=x, x2=x, y1=y1, y2=y2))
-    parts.append(_marker(marker, x, axes.y(banded[-1][1])))  # type: ignore[arg-type]
-  path, pen_up = [], True
-  for x, y, *_ in points:
-    if x is None or y is None:
-      pen_up = True
-      continue
-    path.append(f'{"M" if pen_up else "L"}{axes.x(x)} {axes.y(y)}')
-    pen_up = False
+    parts.append(_marker(marker, x, axes.y(p.y)))
+  path = [
+    f'{"M" if p.gap or not k else "L"}{axes.x(p.x)} {axes.y(p.y)}'
+    for k, p in enumerate(points)
+  ]
   parts.append(tag('path', class_='line', d=''.join(path)))
-  shown = [p for p in points if p[0] is not None and p[1] is not None]
-  every = max(1, math.ceil(len(shown) / 12))
-  for k, (x, y, *interval) in enumerate(shown):
-    hint = f'{name}: {_with_interval(y, *interval[:2])} at {tick_label(x)}'  # type: ignore[arg-type]
-    px, py = axes.x(x), axes.y(y)  # type: ignore[arg-type]
+  every = max(1, math.ceil(len(points) / 12))
+  for k, p in enumerate(points):
+    hint = f'{name}: {_with_interval(p.y, p.low, p.high)} at {tick_label(p.x)}'
+    px, py = axes.x(p.x), axes.y(p.y)
     inside = [tag('title', hint), tag('circle', class_='hit', cx=px, cy=py, r=7)]
-    if k % every == 0 or k == len(shown) - 1:
+    if k % every == 0 or k == len(points) - 1:
       inside.append(_marker(marker, px, py))
     parts.append(tag('g', *inside))
   return tag('g', *parts, class_=classes)
@@ -276,9 +291,8 @@ def _marker(kind: str, x: float, y: float) -> Html:
   return tag('path', class_=f'mark {kind}', d=f'M{x} {y}{d}')
 
 
-def _legend(drawn: Mapping[str, Points], styles: Mapping[str, tuple[str, str]]) -> Html:
+def _legend(drawn: Drawn, styles: Mapping[str, tuple[str, str]]) -> Html:
   """Names in the order of their last values, highest first, as the lines end."""
-  last = _last(drawn)
   items = []
   for name in _by_last(drawn, list(drawn)):
     classes, marker = styles[name]
@@ -286,31 +300,26 @@ def _legend(drawn: Mapping[str, Points], styles: Mapping[str, tuple[str, str]]) 
     line = tag('g', swatch, _marker(marker, 14, 7), class_=classes)
     icon = tag('svg', line, class_='swatch', viewBox='0 0 28 14', aria_hidden='true')
     key = classes.rsplit(' ', 1)[-1]
-    value = tag('b', number(last[name]))
+    value = tag('b', number(drawn[name][-1].y))
     items.append(tag('li', icon, tag('span', name), value, class_=key))
   return tag('ul', *items, class_='legend', aria_label='lines and their last values')
 
 
-def _last(drawn: Mapping[str, Points]) -> dict[str, float]:
-  return {n: [p[1] for p in s if p[1] is not None][-1] for n, s in drawn.items()}
-
-
-def _by_last(drawn: Mapping[str, Points], names: Sequence[str]) -> list[str]:
+def _by_last(drawn: Drawn, names: Sequence[str]) -> list[str]:
   """`names` in the order of their last values, highest first."""
-  last = _last(drawn)
-  return sorted(names, key=lambda n: -last[n])
+  return sorted(names, key=lambda n: -drawn[n][-1].y)
 
 
-def _numbers(chart: LineChart, drawn: Mapping[str, Points]) -> Html:
-  xs = sorted({p[0] for s in drawn.values() for p in s if p[0] is not None})
+def _numbers(chart: LineChart, drawn: Drawn) -> Html:
+  xs = sorted({p.x for s in drawn.values() for p in s})
   every = math.ceil(len(xs) / MOST_ROWS)
   kept = xs[::every] if (len(xs) - 1) % every == 0 else [*xs[::every], xs[-1]]
-  looked_up = {n: {p[0]: p for p in s} for n, s in drawn.items()}
+  looked_up = {n: {p.x: p for p in s} for n, s in drawn.items()}
   rows = []
   for x in kept:
     row = [tick_label(x)]
-    for points in looked_up.values():
-      point = points.get(x)
+    for at in looked_up.values():
+      point = at.get(x)
       row.append(_with_interval(*point[1:4]) if point else '')
     rows.append(row)
   note = f'Every {every}th of {len(xs)} points.' if every > 1 else ''
@@ -348,5 +357,5 @@ def _with_interval(
 
 
 def _figure(title: str, note: str, *parts: object) -> Html:
-  caption = tag('figcaption', tag('h4', title), tag('p', note) if note else None)
+  caption = tag('figcaption', tag('h3', title), tag('p', note) if note else None)
   return tag('figure', caption, *parts, class_='card')

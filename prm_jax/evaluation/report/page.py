@@ -173,16 +173,9 @@ def _tables(data: ReportData) -> Html | None:
 
 
 def _curves(data: ReportData) -> Html | None:
-  groups = {
-    'Best of N': [charts.line_chart(c) for c in data.best_of_n],
-    'Reliability': [charts.reliability_chart(c) for c in data.reliability],
-    'While training': [charts.line_chart(c) for c in data.learning_curves],
-  }
-  figures = [
-    join((tag('h3', title), tag('div', *found, class_='figures')))
-    for title, found in groups.items()
-    if found
-  ]
+  figures = [charts.line_chart(c) for c in data.best_of_n]
+  figures += [charts.reliability_chart(c) for c in data.reliability]
+  figures += [charts.line_chart(c) for c in data.learning_curves]
   if not figures:
     return None
   hint = 'Point at a line or a disc for its numbers, at a name to single its line out.'
@@ -190,7 +183,7 @@ def _curves(data: ReportData) -> Html | None:
     'section',
     tag('h2', 'Curves', id='curves'),
     tag('p', hint, class_='prose screen'),
-    *figures,
+    tag('div', *figures, class_='figures'),
   )
 
 

@@ -77,5 +77,6 @@ def bar_scale(values: Sequence[Interval]) -> tuple[float, float]:
 
 def finite(value: object) -> float | None:
   """`value` as a float, or None where there is no finite number."""
-  good = isinstance(value, numbers.Real) and math.isfinite(value)
-  return float(value) if good else None  # type: ignore[arg-type]
+  if isinstance(value, numbers.Real) and math.isfinite(value):
+    return float(value)
+  return None

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prm_jax.evaluation.report import words
@@ -21,7 +21,7 @@ from prm_jax.evaluation.report.markup import Html, tag
 PAYLOAD_VERSION = 1
 PAGE_SIZE = 25
 ALWAYS = tuple(k for k in FAILURE_KINDS if k != 'unknown')
-FACETS = (
+FACETS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
   ('failure', 'Prediction', FAILURE_KINDS),
   ('split', 'Set', {}),
   ('verdict', 'Final answer', {'right': 'right', 'wrong': 'wrong', '': 'not judged'}),
@@ -166,7 +166,7 @@ def _scales(samples: Sequence[Sample]) -> dict[Any, tuple[int, list[float]]]:
     found.extend(
       abs(v - middle) for v in s.scores if v is not None and math.isfinite(v)
     )
-  out = {}
+  out: dict[Any, tuple[int, list[float]]] = {}
   for kind, threshold in groups:
     if kind == 'probability':
       bounds = [0.0, 0.5 if threshold is None else threshold, 1.0]

@@ -180,8 +180,8 @@ def judged(data: ReportData, path: str) -> str:
 
 def interval_text(value: Interval) -> Html:
   """Interval and n in words."""
-  low, high = value.get('low'), value.get('high')
-  if scales.finite(low) is None or scales.finite(high) is None:
+  low, high = scales.finite(value.get('low')), scales.finite(value.get('high'))
+  if low is None or high is None:
     shown = missing(value)
   else:
     shown = f'95 % interval {scales.fixed(low)} to {scales.fixed(high)}'
