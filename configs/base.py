@@ -139,7 +139,7 @@ def get_config() -> ConfigDict:
   c.optimizer = optimizer = ConfigDict()
   optimizer.peak_lr = 2e-3
   optimizer.schedule = 'cosine'  # cosine, linear, constant, wsd
-  optimizer.warmup_steps = 100
+  optimizer.warmup_steps = 100  # a tenth of the schedule at most
   optimizer.horizon = 0  # steps of the schedule; 0 means train.steps
   optimizer.end_factor = 0.1
   optimizer.decay_fraction = 0.2

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -164,8 +165,8 @@ def add(trajectory: Trajectory, field: str, name: str, value: Any) -> Trajectory
       f'trajectory {trajectory.id}: {field}[{name!r}] is there already and is never '
       'rewritten; give the new one another name.'
     )
-  return dataclasses.replace(trajectory, **{field: {**held, name: value}})
-
+  changed: dict[str, Any] = {field: {**held, name: value}}
+  return dataclasses.replace(trajectory, **changed)
 
 
 def to_dict(trajectory: Trajectory) -> dict[str, Any]:
@@ -196,8 +197,12 @@ def _part_to_dict(part: Any) -> dict[str, Any]:
   return out
 
 
-class _Check:
-  """Checks of one record; every failure names place, field, value and remedy."""
+class Check:
+  """Checks of one record; every failure names place, field, value and remedy.
+
+  Attributes:
+    where: 'file:line', the start of every sentence.
+  """
 
   def __init__(self, where: str):
     self.where = where
@@ -219,6 +224,10 @@ class _Check:
   def optional_text(self, field: str, value: Any) -> str | None:
     return None if value is None else self.text(field, value)
 
+  def texts(self, field: str, value: Any) -> tuple[str, ...]:
+    items = self.items(field, value)
+    return tuple(self.text(f'{field}[{i}]', v) for i, v in enumerate(items))
+
   def mapping(self, field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
       raise self.fail(field, value, 'an object {...}')
@@ -236,8 +245,10 @@ class _Check:
 
   def number(self, field: str, value: Any, low: float, high: float) -> float:
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or not low <= value <= high:
-      raise self.fail(field, value, f'a finite number from {low:g} to {high:g}')
+    if not good or not low <= value <= high or not abs(value) <= sys.float_info.max:
+      span = f' from {low:g} to {high:g}' if math.isfinite(high) else ''
+      span = f' of at least {low:g}' if not span and math.isfinite(low) else span
+      raise self.fail(field, value, f'a finite number{span}')
     return float(value)
 
   def integer(self, field: str, value: Any, low: int, high: int | None = None) -> int:
@@ -266,7 +277,7 @@ def from_dict(row: dict[str, Any], where: str = 'record') -> Trajectory:
     UserError: wrong type, NaN, label out of [0, 1], counts that differ from the
       number of steps, an unknown field; one sentence.
   """
-  c = _Check(where)
+  c = Check(where)
   known = {f.name for f in dataclasses.fields(Trajectory)}
   for name in row:
     if name not in known:
@@ -281,14 +292,12 @@ def from_dict(row: dict[str, Any], where: str = 'record') -> Trajectory:
         'steps (other formats are read as path:format).'
       )
   question = c.text('question', row['question'])
-  steps = tuple(
-    c.text(f'steps[{i}]', s) for i, s in enumerate(c.items('steps', row['steps']))
-  )
+  steps = c.texts('steps', row['steps'])
   n = len(steps)
   source = c.text('source', row.get('source', ''))
-  out = Trajectory(
-    id=c.text('id', row.get('id') or make_id(source, question, '\x1e'.join(steps))),
-    problem_id=c.text('problem_id', row.get('problem_id') or make_problem_id(question)),
+  return Trajectory(
+    id=_given(c, row, 'id') or make_id(source, question, '\x1e'.join(steps)),
+    problem_id=_given(c, row, 'problem_id') or make_problem_id(question),
     question=question,
     steps=steps,
     source=source,
@@ -300,7 +309,10 @@ def from_dict(row: dict[str, Any], where: str = 'record') -> Trajectory:
     sampling=c.mapping('sampling', row.get('sampling', {})),
     sample_index=c.integer('sample_index', row.get('sample_index', 0), 0),
     parent=_parent(c, row.get('parent')),
-    tokens=tuple(c.items('tokens', row.get('tokens', []), n)),
+    tokens=tuple(
+      c.mapping(f'tokens[{i}]', v)
+      for i, v in enumerate(c.items('tokens', row.get('tokens', []), n))
+    ),
     answer=c.optional_text('answer', row.get('answer')),
     verdicts={
       k: _verdict(c, f'verdicts.{k}', v)
@@ -323,10 +335,16 @@ def from_dict(row: dict[str, Any], where: str = 'record') -> Trajectory:
       for k, v in c.mapping('scores', row.get('scores', {})).items()
     },
   )
-  return out
 
 
-def _spans(c: _Check, value: Any, n: int, response: Any) -> tuple[tuple[int, int], ...]:
+def _given(c: Check, row: dict[str, Any], field: str) -> str | None:
+  value = c.optional_text(field, row.get(field))
+  if value == '':
+    raise c.fail(field, value, 'a name, or left out')
+  return value
+
+
+def _spans(c: Check, value: Any, n: int, response: Any) -> tuple[tuple[int, int], ...]:
   spans = []
   for i, span in enumerate(c.items('step_spans', value, n)):
     field = f'step_spans[{i}]'
@@ -338,7 +356,7 @@ def _spans(c: _Check, value: Any, n: int, response: Any) -> tuple[tuple[int, int
   return tuple(spans)
 
 
-def _parent(c: _Check, value: Any) -> dict[str, Any] | None:
+def _parent(c: Check, value: Any) -> dict[str, Any] | None:
   if value is None:
     return None
   parent = c.mapping('parent', value)
@@ -350,7 +368,7 @@ def _parent(c: _Check, value: Any) -> dict[str, Any] | None:
   }
 
 
-def _fields(c: _Check, field: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
+def _fields(c: Check, field: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
   held = c.mapping(field, value)
   for name in held:
     if name not in known:
@@ -358,11 +376,9 @@ def _fields(c: _Check, field: str, value: Any, known: tuple[str, ...]) -> dict[s
   return held
 
 
-def _verdict(c: _Check, field: str, value: Any) -> Verdict:
+def _verdict(c: Check, field: str, value: Any) -> Verdict:
   held = _fields(c, field, value, ('value', 'method', 'reason'))
-  if held.get('value') not in (True, False, None) or isinstance(held.get('value'), int) != (
-    isinstance(held.get('value'), bool)
-  ):
+  if not isinstance(held.get('value'), bool | None):
     raise c.fail(f'{field}.value', held.get('value'), 'true, false or null')
   return Verdict(
     held.get('value'),
@@ -371,7 +387,7 @@ def _verdict(c: _Check, field: str, value: Any) -> Verdict:
   )
 
 
-def _label_set(c: _Check, field: str, value: Any, n: int) -> LabelSet:
+def _label_set(c: Check, field: str, value: Any, n: int) -> LabelSet:
   names = tuple(f.name for f in dataclasses.fields(LabelSet))
   held = _fields(c, field, value, names)
   if held.get('kind') not in LABEL_KINDS:
@@ -382,8 +398,12 @@ def _label_set(c: _Check, field: str, value: Any, n: int) -> LabelSet:
       f'{c.where}: field {field + ".values"!r} has {len(values)} labels for {n} '
       'steps; there must be one a step (null where unlabelled).'
     )
-  count = lambda f, v: c.integer(f, v, 0)
   weights = held.get('weights', ())
+  rollouts = c.each(f'{field}.n_rollouts', held.get('n_rollouts', ()), n, _count(c))
+  correct = c.each(f'{field}.n_correct', held.get('n_correct', ()), n, _count(c))
+  for i, (right, tried) in enumerate(zip(correct, rollouts)):
+    if right is not None and tried is not None and right > tried:
+      raise c.fail(f'{field}.n_correct[{i}]', right, f'at most n_rollouts, {tried}')
   return LabelSet(
     kind=held['kind'],
     values=c.each(f'{field}.values', values, n, lambda f, v: c.number(f, v, 0, 1)),
@@ -392,13 +412,17 @@ def _label_set(c: _Check, field: str, value: Any, n: int) -> LabelSet:
       c.number(f'{field}.weights[{i}]', w, 0, math.inf)
       for i, w in enumerate(c.items(f'{field}.weights', weights, n))
     ),
-    n_correct=c.each(f'{field}.n_correct', held.get('n_correct', ()), n, count),
-    n_rollouts=c.each(f'{field}.n_rollouts', held.get('n_rollouts', ()), n, count),
+    n_correct=correct,
+    n_rollouts=rollouts,
     stop_reason=c.each(f'{field}.stop_reason', held.get('stop_reason', ()), n, c.text),
   )
 
 
-def _score_set(c: _Check, field: str, value: Any, n: int) -> ScoreSet:
+def _count(c: Check) -> Callable[[str, Any], int]:
+  return lambda field, value: c.integer(field, value, 0)
+
+
+def _score_set(c: Check, field: str, value: Any, n: int) -> ScoreSet:
   held = _fields(c, field, value, ('kind', 'values'))
   if held.get('kind') not in SCORE_KINDS:
     raise c.fail(f'{field}.kind', held.get('kind'), f'one of {", ".join(SCORE_KINDS)}')
@@ -408,7 +432,7 @@ def _score_set(c: _Check, field: str, value: Any, n: int) -> ScoreSet:
       f'{c.where}: field {field + ".values"!r} has {len(values)} scores for {n} steps; '
       'there must be one a step.'
     )
-  low, high = (0, 1) if held['kind'] == 'probability' else (-math.inf, math.inf)
+  low, high = (0.0, 1.0) if held['kind'] == 'probability' else (-math.inf, math.inf)
   return ScoreSet(
     held['kind'],
     c.each(f'{field}.values', values, n, lambda f, v: c.number(f, v, low, high)),

@@ -85,9 +85,12 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
 
 
 def optimizer(config: ConfigDict) -> OptimizerConfig:
-  """The optimizer; its schedule ends with the run unless it has its own horizon."""
+  """The optimizer; its schedule ends with the run unless it has its own horizon, and
+  warm-up takes a tenth of it at most, so that a shortened run still trains."""
   held = build(OptimizerConfig, config.optimizer)
-  return dataclasses.replace(held, horizon=held.horizon or config.train.steps)
+  horizon = held.horizon or config.train.steps
+  warmup = min(held.warmup_steps, horizon // 10)
+  return dataclasses.replace(held, horizon=horizon, warmup_steps=warmup)
 
 
 def check_positive(config: ConfigDict, *names: str) -> None:

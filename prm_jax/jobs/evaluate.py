@@ -57,7 +57,7 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   config = command.config
   sets = measure.load_sets(config)
   pools, scorers = _attach(sets.pools, config.score_files)
-  name, also = config.scorer_name, ()
+  name, also = config.scorer_name, list[str]()
   if scorers:
     name, *also = scorers
   found = suite.evaluate(
