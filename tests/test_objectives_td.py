@@ -148,6 +148,8 @@ def test_without_a_verdict_the_end_is_only_bootstrapped_from():
   check(found, [0.6, 0.9, 0.5, np.nan])
   found = targets(outcome=unknown, outcome_mask=no, lambda_=1.0, discount=0.5)
   check(found, [0.0625, 0.125, 0.25, np.nan])
+  _, weight = objectives.td(R, LABELS, ALL, outcome=unknown, outcome_mask=no)
+  assert weight == 3
 
 
 def test_the_last_label_ends_the_row_at_its_step():

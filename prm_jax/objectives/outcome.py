@@ -32,7 +32,7 @@ def _at_last(
   unit: str,
   problem_weight: jax.Array | None,
 ) -> units.LossAndWeight:
-  last = last_step(exists & (row_weight != 0)[:, None])
+  last = last_step(exists)
   row_weight = masking.guard(row_weight, last.any(axis=1))
   read = masking.masked_sum(values, last, axis=1)
   losses = pointwise.cross_entropy(read, outcome)

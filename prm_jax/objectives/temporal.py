@@ -201,7 +201,7 @@ def td(
   r = masking.guard(masking.as_float(values), exists) + blank
   is_last = outcomes.last_step(exists)
 
-  v = jax.lax.stop_gradient(jax.nn.sigmoid(r))
+  v = jax.nn.sigmoid(r)
   # An episode whose end is unknown goes on: it is worth what the network says.
   end = jnp.where(known, end, jnp.sum(masking.guard(v, is_last), axis=1))
   rewards = _rewards(shaping, y, mask, exists, shaping_options)
