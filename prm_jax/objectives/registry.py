@@ -1,9 +1,9 @@
 """Objectives by the name a config gives them, and the one call a train step makes.
 
-  >>> batch = {'labels': jnp.array([[1.0, 0.0]]), 'mask': jnp.ones((1, 2), bool)}
-  >>> loss_sum, weight = evaluate('bce', jnp.zeros((1, 2, 2)), batch)
-  >>> round(float(loss_sum / weight), 4)
-  0.6931
+>>> batch = {'labels': jnp.array([[1.0, 0.0]]), 'mask': jnp.ones((1, 2), bool)}
+>>> loss_sum, weight = evaluate('bce', jnp.zeros((1, 2, 2)), batch)
+>>> round(float(loss_sum / weight), 4)
+0.6931
 """
 
 from __future__ import annotations
