@@ -127,7 +127,7 @@ DTYPES = {
   'tokens': np.int32, 'step_positions': np.int32, 'labels': np.float32, 'mask': bool,
   'weights': np.float32, 'steps_mask': bool, 'outcome': np.float32,
   'outcome_mask': bool, 'row_mask': bool, 'problem_index': np.int32,
-  'problem_weights': np.float32, 'source_index': np.int32,
+  'problem_weight': np.float32, 'source_index': np.int32,
 }  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def test_batches_hold_what_the_cache_holds(cache):
       ]
       assert batch['labels'][b, 0] == np.float32(0.7)
       for name in (
-        'outcome', 'outcome_mask', 'problem_index', 'problem_weights', 'source_index'
+        'outcome', 'outcome_mask', 'problem_index', 'problem_weight', 'source_index'
       ):  # fmt: skip
         assert batch[name][b] == getattr(cache, name)[r]
   assert sorted(seen) == list(range(cache.n_rows))

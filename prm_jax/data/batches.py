@@ -32,7 +32,7 @@ class Batches:
     outcome_mask [B] bool         judged
     row_mask [B] bool             False for filler rows
     problem_index [B] int32       0 for filler rows, as source_index
-    problem_weights [B] float32   1 / rows of the problem in the data, 0 for fillers
+    problem_weight [B] float32    1 / rows of the problem in the data, 0 for fillers
     source_index [B] int32
 
   Args:
@@ -157,7 +157,7 @@ def assemble(cache: TokenCache, rows: np.ndarray, length: int, n_steps: int) -> 
     'outcome_mask': outcome_mask,
     'row_mask': there,
     'problem_index': np.where(there, cache.problem_index[held], np.int32(0)),
-    'problem_weights': np.where(there, cache.problem_weights[held], np.float32(0)),
+    'problem_weight': np.where(there, cache.problem_weights[held], np.float32(0)),
     'source_index': np.where(there, cache.source_index[held], np.int32(0)),
   }
 

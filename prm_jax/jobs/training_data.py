@@ -67,7 +67,10 @@ def load(
     UserError: nothing usable is left.
   """
   parsed = sources.parse(config.data.train)
-  needs_outcome = 'outcome' in objective.arrays
+  # TD that ends at the last label learns from labels alone.
+  needs_outcome = (
+    'outcome' in objective.arrays and config.objective.terminal != 'last_label'
+  )
   checker = config.data.checker if needs_outcome else ''
   require = ('outcome',) if needs_outcome else ('labels',)
   if (
