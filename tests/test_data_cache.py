@@ -50,7 +50,7 @@ def test_by_hand():
   assert cache.outcome.tolist() == [1, 0, 0]
   assert cache.outcome_mask.tolist() == [True, False, True]
   assert cache.problem_index.tolist() == [0, 1, 0]
-  assert cache.problem_weights.tolist() == [0.5, 1, 0.5]
+  assert cache.problem_weight.tolist() == [0.5, 1, 0.5]
   assert cache.label_kinds == ('correctness',)
   assert cache.counters == {
     'rows': 8, 'rows_used': 3, 'rows_empty_step': 1, 'rows_unlabelled': 1,

@@ -157,7 +157,7 @@ def assemble(cache: TokenCache, rows: np.ndarray, length: int, n_steps: int) -> 
     'outcome_mask': outcome_mask,
     'row_mask': there,
     'problem_index': np.where(there, cache.problem_index[held], np.int32(0)),
-    'problem_weight': np.where(there, cache.problem_weights[held], np.float32(0)),
+    'problem_weight': np.where(there, cache.problem_weight[held], np.float32(0)),
     'source_index': np.where(there, cache.source_index[held], np.int32(0)),
   }
 

@@ -48,7 +48,7 @@ class TokenCache:
     outcome: float32 [R], verdict on the answer, 0 where not judged.
     outcome_mask: bool [R], judged.
     problem_index: int32 [R].
-    problem_weights: float32 [R], 1 / rows of the problem here.
+    problem_weight: float32 [R], 1 / rows of the problem here.
     source_index: int32 [R] into `sources`.
     question_length: int32 [R], tokens before the first step.
     row_index: int64 [R], which of the rows given this is.
@@ -75,7 +75,7 @@ class TokenCache:
   outcome: np.ndarray
   outcome_mask: np.ndarray
   problem_index: np.ndarray
-  problem_weights: np.ndarray
+  problem_weight: np.ndarray
   source_index: np.ndarray
   question_length: np.ndarray
   row_index: np.ndarray
@@ -296,7 +296,7 @@ def _encode(
     outcome=np.nan_to_num(outcome, nan=0.0),
     outcome_mask=~np.isnan(outcome),
     problem_index=problem,
-    problem_weights=(1 / np.bincount(problem)[problem]).astype(np.float32),
+    problem_weight=(1 / np.bincount(problem)[problem]).astype(np.float32),
     source_index=rows.source_index[used],
     question_length=chosen.question_length,
     row_index=row_index,

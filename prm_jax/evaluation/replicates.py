@@ -37,7 +37,9 @@ def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> Non
     keys=np.array([e.key for e in held.values()], dtype=np.str_),
     values=np.array([e.value for e in held.values()], dtype=np.float64),
     counts=np.array([e.n for e in held.values()], dtype=np.int64),
-    replicates=np.array([e.replicates for e in held.values()], np.float32).reshape(-1, n),
+    replicates=np.array([e.replicates for e in held.values()], np.float32).reshape(
+      len(held), n
+    ),
   )
   jsonl.write_bytes(path, out.getvalue())
 
