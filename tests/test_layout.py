@@ -1,6 +1,7 @@
 """The plan of the house, held by a test: floors, file sizes, light imports."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,5 +132,5 @@ def test_public_address_stands_in_one_place():
   for path in (ROOT / 'notebooks').glob('*.ipynb'):
     # A notebook is opened from the web, before any clone: its badge and its install
     # cell must name the address, so they are held equal to the one place.
-    for found in __import__('re').findall(r'github(?:\.com)?/([\w-]+/[\w-]+)', path.read_text()):
+    for found in re.findall(r'github(?:\.com)?/([\w-]+/[\w-]+)', path.read_text()):
       assert found.removesuffix('.git') == slug, path.name

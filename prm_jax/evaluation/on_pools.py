@@ -194,7 +194,7 @@ def _show(
       series,
       x_label='candidates N',
       y_label='share solved',
-      baselines=[label[b, ''] for b in BASELINES],
+      baselines=[label[b, ''] for b in ('oracle', *BASELINES) if (b, '') in label],
       log2=True,
       note=note,
     )

@@ -24,7 +24,9 @@ def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> Non
     estimates: metric path -> estimate.
   """
   held = {
-    name: e for name, e in estimates.items() if e.value is not None and e.replicates.size
+    name: e
+    for name, e in estimates.items()
+    if e.value is not None and e.replicates.size
   }
   sizes = {e.replicates.size for e in held.values()}
   if len(sizes) > 1:
@@ -53,9 +55,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Estimate]:
   try:
     with epath.Path(path).open('rb') as file:
       data = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    parts = {
-      k: data[k] for k in ('names', 'keys', 'values', 'counts', 'replicates')
-    }
+    parts = {k: data[k] for k in ('names', 'keys', 'values', 'counts', 'replicates')}
   except (OSError, ValueError, KeyError, EOFError) as e:
     raise UserError(
       f'{path}: no readable replicates there ({e}); run it again with '

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
+import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +29,11 @@ USAGE = (
   'usage: python -m prm_jax.main --config=configs/NAME.py [--workdir=DIR] '
   '[--config.key=value ...]'
 )
+_OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]*)')
+_ILLEGAL = re.compile(r'flag --config\.([\w.]+)=(.*?): ')
+_TYPES = {
+  int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a text'
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,85 +60,127 @@ def parse(argv: Sequence[str]) -> Command:
     UserError: no or unreadable config file, unknown flag or key, a value of the
       wrong type.
   """
+  file, rest = _config_file(argv)
+  config = _load(file)
+  known = flatten(config)
+  for word in rest[1:]:
+    if found := _OVERRIDE.match(word):
+      _check_key(found[1], known)
   values = flags.FlagValues()
-  config_flag = config_flags.DEFINE_config_file(
-    'config', None, 'Config file.', lock_config=True, flag_values=values,
-    sys_argv=list(argv),
-  )  # fmt: skip
+  config_flags.DEFINE_config_dict(
+    'config', config, flag_values=values, lock_config=True, sys_argv=rest
+  )
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-  file = _config_file(argv)
+  try:
+    positional = values(rest, known_only=False)[1:]
+  except flags.UnrecognizedFlagError as e:
+    raise UserError(f'unknown flag --{e.flagname}; {USAGE}.') from e
+  except Exception as e:  # absl and ml_collections raise many types on bad values
+    raise UserError(_wrong_value(e, known)) from e
+  if positional:
+    raise UserError(f'unexpected argument {positional[0]!r}; {USAGE}.')
+  for key, value in flatten(config).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'config key {key}={value}: give a finite number.')
+  overrides = dict(config_flags.get_override_values(values['config']))
+  given = values['workdir'].value
+  workdir = given or f'runs/{_stem(file)}'
+  line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
+  return Command(
+    config, workdir, overrides, line if given else f'{line} --workdir={workdir}'
+  )
+
+
+def _config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """The value of --config, and `argv` without it."""
+  rest: list[str] = []
+  given: list[str] = []
+  words = iter(argv)
+  for word in words:
+    if word.startswith('--config='):
+      given.append(word.removeprefix('--config='))
+    elif word == '--config':
+      given.append(next(words, ''))
+    else:
+      rest.append(word)
+  if not given or not given[-1]:
+    raise UserError(f'--config is missing; {USAGE}.')
+  if len(given) > 1:
+    raise UserError(f'--config is given {len(given)} times; give one config file.')
+  path = _path(given[0])[0]
+  if not path.is_file() or path.suffix != '.py':
+    known = sorted(str(p) for p in Path('configs').glob('*.py'))
+    near = difflib.get_close_matches(str(path), known, n=1)
+    hint = f'did you mean {near[0]}?' if near else 'give the path of a config file.'
+    what = 'no Python file' if path.is_file() else 'no such file'
+    raise UserError(f'--config={path}: {what}; {hint}')
+  return given[0], rest
+
+
+def _path(name: str) -> tuple[Path, list[str]]:
+  """Path and argument of FILE.py or FILE.py:ARGUMENT."""
+  stem, found, argument = name.partition('.py:')
+  return (Path(f'{stem}.py'), [argument]) if found else (Path(name), [])
+
+
+def _load(name: str) -> ConfigDict:
+  """What get_config() of the config file returns."""
+  path, arguments = _path(name)
   # Config files import their base as `configs.NAME`, from wherever they are run.
-  root = str(Path(file.partition('.py')[0]).resolve().parent.parent)
+  root = str(path.resolve().parent.parent)
   if root not in sys.path:
     sys.path.insert(0, root)
   try:
-    rest = values(list(argv), known_only=False)
+    config = runpy.run_path(str(path))['get_config'](*arguments)
   except UserError:
     raise
-  except flags.UnrecognizedFlagError as e:
-    raise UserError(_unknown(e, values)) from e
-  except FileNotFoundError as e:
-    raise UserError(f'{file}: {e}.') from e
-  except Exception as e:  # config files and absl raise many types on bad input
-    raise UserError(f'{file}: {_first_line(e)} ({USAGE}).') from e
-  if rest[1:]:
-    raise UserError(f'unexpected argument {rest[1]!r}; {USAGE}.')
-  try:
-    config = config_flag.value
-    overrides = dict(config_flags.get_override_values(values['config']))
-  except Exception as e:
-    raise UserError(f'{file}: {_first_line(e)}.') from e
+  except SyntaxError as e:
+    raise UserError(f'{e.filename}:{e.lineno}: {e.msg}; mend the config file.') from e
+  except (Exception, SystemExit) as e:
+    if isinstance(e, KeyError) and e.args == ('get_config',):
+      raise UserError(
+        f'{path}: it defines no get_config(); see configs/base.py.'
+      ) from e
+    frame = traceback.extract_tb(e.__traceback__)[-1]
+    where = f'{frame.filename}:{frame.lineno}' if frame.filename != __file__ else path
+    raise UserError(
+      f'{where}: the config file cannot be used ({type(e).__name__}: {_one_line(e)}); '
+      'mend it.'
+    ) from e
   if not isinstance(config, ConfigDict) or 'job' not in config:
-    raise UserError(f'{file}: get_config() must return the ConfigDict of base.py.')
-  workdir = values['workdir'].value or f'runs/{_stem(file)}'
-  line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
-  if values['workdir'].value is None:
-    line += f' --workdir={workdir}'
-  return Command(config, workdir, overrides, line)
-
-
-def _config_file(argv: Sequence[str]) -> str:
-  for i, word in enumerate(argv[1:], start=1):
-    if word.startswith('--config='):
-      name = word.removeprefix('--config=')
-      break
-    if word == '--config' and i + 1 < len(argv):
-      name = argv[i + 1]
-      break
-  else:
-    raise UserError(f'--config is missing; {USAGE}.')
-  path = name.rsplit(':', 1)[0] if '.py:' in name else name
-  if not Path(path).is_file():
-    known = sorted(str(p) for p in Path('configs').glob('*.py'))
-    near = difflib.get_close_matches(path, known, n=1)
-    hint = f'did you mean {near[0]}?' if near else 'give the path of a config file.'
-    raise UserError(f'--config={path}: no such file; {hint}')
-  return name
+    raise UserError(f'{path}: get_config() must return the ConfigDict of base.py.')
+  return config
 
 
 def _stem(file: str) -> str:
-  path, _, arg = file.partition('.py:')
-  return Path(path).stem + (f'_{arg.split(",")[0]}' if arg else '')
+  path, arguments = _path(file)
+  return '_'.join([path.stem, *(a.split(',')[0] for a in arguments)])
 
 
-def _first_line(error: BaseException) -> str:
-  lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-  return (lines[-1] if lines else type(error).__name__).rstrip('.')
+def _one_line(error: BaseException) -> str:
+  return ' '.join(str(error).split()).rstrip('.')
 
 
-def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
-  name = error.flagname
-  if name.startswith('config.'):
-    return f'unknown config key {name.removeprefix("config.")!r}; {_near(name, values)}'
-  return f'unknown flag --{name}; {USAGE}.'
+def _check_key(key: str, known: Mapping[str, Any]) -> None:
+  if key in known:
+    return
+  inside = [k for k in known if k.startswith(f'{key}.')]
+  if inside:
+    raise UserError(
+      f'config key {key!r} is a section; set its keys, for example {inside[0]}.'
+    )
+  near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+  hint = f'did you mean {near[0]!r}?' if near else 'configs/base.py lists all keys.'
+  raise UserError(f'unknown config key {key!r}; {hint}')
 
 
-def _near(name: str, values: flags.FlagValues) -> str:
-  known = [n for n in values if n.startswith('config.')]
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  if near:
-    return f'did you mean {near[0].removeprefix("config.")!r}?'
-  return 'configs/base.py lists all keys.'
+def _wrong_value(error: Exception, known: Mapping[str, Any]) -> str:
+  text = _one_line(error)
+  found = _ILLEGAL.match(text)
+  if found is None or found[1] not in known:
+    return f'{text}; {USAGE}.'
+  wanted = _TYPES.get(type(known[found[1]]), 'a value of the type that it has')
+  return f'config key {found[1]}={found[2]}: give {wanted}; configs/base.py says more.'
 
 
 def build(cls: type[T], section: ConfigDict, **more: Any) -> T:
@@ -142,14 +193,16 @@ def build(cls: type[T], section: ConfigDict, **more: Any) -> T:
     UserError: a key is no field, or the class refuses a value.
   """
   names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-  held = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in section.items()}
+  held = {
+    k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in section.items()
+  }
   for key in held:
     if key not in names:
       raise UserError(f'config key {key!r} is no field of {cls.__name__}.')
   try:
     return cls(**{**held, **more})
   except (TypeError, ValueError) as e:
-    raise UserError(f'config of {cls.__name__}: {_first_line(e)}.') from e
+    raise UserError(f'config of {cls.__name__}: {_one_line(e)}.') from e
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -44,7 +44,9 @@ def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   if config.data.train:
     examples = assemble.load(config, config.data.train).trajectories
   about = files.provenance(
-    command.line, config.seed, model_hash=checkpoint.model_hash(files.scorer_folder(config.scorer))
+    command.line,
+    config.seed,
+    model_hash=checkpoint.model_hash(files.scorer_folder(config.scorer)),
   )
   measure.conclude(
     command, work, 'evaluate', scorer, sets,
@@ -61,7 +63,10 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   if scorers:
     name, *also = scorers
   found = suite.evaluate(
-    {**({measure.VALIDATION: sets.validation} if sets.validation else {}), **sets.splits},
+    {
+      **({measure.VALIDATION: sets.validation} if sets.validation else {}),
+      **sets.splits,
+    },
     pools,
     scorer=name,
     also=tuple(also),

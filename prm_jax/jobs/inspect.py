@@ -41,5 +41,3 @@ def row_range(text: str, n: int) -> tuple[int, int]:
   if not 0 <= start < min(stop, n):
     raise UserError(f'rows={text!r}: there are rows 0 to {n - 1}; choose among them.')
   return start, min(stop, n)
-
-

@@ -40,7 +40,11 @@ class Sets:
   def judged(self) -> dict[str, list[Trajectory]]:
     """Everything that must not be trained on."""
     pools = {f'{name} (pool)': rows for name, rows in self.pools.items()}
-    return {**({VALIDATION: self.validation} if self.validation else {}), **self.splits, **pools}
+    return {
+      **({VALIDATION: self.validation} if self.validation else {}),
+      **self.splits,
+      **pools,
+    }
 
 
 def load_sets(config: ConfigDict) -> Sets:
@@ -139,7 +143,9 @@ def conclude(
       options=options(config, scorer.spec),
     )
   else:
-    found = EvaluationResult({}, {}, {}, [], {}, [], [], {})
+    found = EvaluationResult(
+      {}, {}, {}, [], {'reliability': [], 'best_of_n': []}, [], [], {}
+    )
   for path, metric in (
     _selection(config, tuning[VALIDATION], config.evaluate.resamples) if tuning else {}
   ).items():
@@ -179,7 +185,9 @@ def write(
   )
   for line in pages.summary_lines(found):
     writer.say(line)
-  writer.say(f'{work.path}: results.json' + (', report.html' if command.config.report else ''))
+  writer.say(
+    f'{work.path}: results.json' + (', report.html' if command.config.report else '')
+  )
 
 
 def _sample_rows(

@@ -6,17 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prm_jax.evaluation.report import LineChart, ReportData, sample
+from prm_jax.evaluation import baselines
+from prm_jax.evaluation.report import LineChart, Reliability, ReportData, sample
 from prm_jax.evaluation.result import EvaluationResult
 from prm_jax.jobs.configuration import Command
 from prm_jax.models import weights
 from prm_jax.records import Trajectory
 from prm_jax.specs import ScorerSpec
 
-HEADLINES = (
-  (r'{s}/process_bench/f1@[^\[]*', 'finds the first wrong step'),
-  (r'{s}/best_of_n/prm_\w+-majority@\d+', 'gain of choosing by score over voting'),
-)
 NOT_REPORTED = ('mean', 'validation')
 
 
@@ -44,9 +41,9 @@ def build(
     judged_by=found.judged_by,
     tables=found.tables,
     learning_curves=_curves(curve),
-    reliability=found.curves.get('reliability', ()),
-    best_of_n=found.curves.get('best_of_n', ()),
-    counters={k: v for k, v in counters.items() if v},
+    reliability=[c for c in found.curves['reliability'] if isinstance(c, Reliability)],
+    best_of_n=[c for c in found.curves['best_of_n'] if isinstance(c, LineChart)],
+    counters=counters,
     warnings=found.warnings,
     samples=_samples(config, found, shown),
     truth=config.data.truth,
@@ -134,19 +131,37 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
   reported = [s for s in splits if s not in NOT_REPORTED] or list(splits)
   out = []
   for split in reported:
-    for pattern, text in HEADLINES:
-      expression = re.compile(pattern.replace('{s}', re.escape(split)))
-      paths = [p for p in found.metrics if expression.fullmatch(p)]
-      if paths:
-        path = _largest(paths) if 'best_of_n' in pattern else paths[0]
-        out.append((path, f'{split}: {text}.'))
+    f1 = _first(found, rf'{re.escape(split)}/process_bench/f1@[^\[]*')
+    if f1:
+      rival = found.metrics.get(f'{f1}[{baselines.POSITION_LENGTH}]', {}).get('value')
+      beside = '' if rival is None else f' Position and length alone get {rival:.3f}.'
+      out.append((f1, f'Finds the first wrong step, or that there is none.{beside}'))
+    gain = _first(found, rf'{re.escape(split)}/best_of_n/prm_\w+-majority@\d+')
+    if gain:
+      n = gain.rsplit('@', 1)[1]
+      parts = {
+        name: found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
+        for name in ('majority', 'oracle')
+      }
+      out.append((gain, _gain_sentence(parts)))
   return out
 
 
-def _largest(paths: Sequence[str]) -> str:
-  """The path with the largest N; of several selectors the first."""
-  size = lambda p: int(p.rsplit('@', 1)[1])
-  return max(paths, key=size)
+def _gain_sentence(parts: Mapping[str, float | None]) -> str:
+  text = 'What choosing by score adds to voting.'
+  if parts['majority'] is None or parts['oracle'] is None:
+    return text
+  return (
+    f'{text} Majority is right for {parts["majority"]:.1%} of the problems, an oracle '
+    f'for {parts["oracle"]:.1%}.'
+  )
+
+
+def _first(found: EvaluationResult, pattern: str) -> str:
+  """The matching path with the largest N, '' if there is none."""
+  paths = [p for p in found.metrics if re.fullmatch(pattern, p)]
+  size = lambda p: int(p.rsplit('@', 1)[1]) if p.rsplit('@', 1)[1].isdigit() else 0
+  return max(paths, key=size, default='')
 
 
 def summary_lines(found: EvaluationResult) -> list[str]:

@@ -58,7 +58,10 @@ def run(command: configuration.Command) -> None:
     for method, config in methods.items():
       for setting, overrides in settings.items():
         own = [*COMMON, *common, *shlex.split(overrides)]
-        chosen[method, setting] = [*own, *_tune(work, study, method, setting, config, own)]
+        chosen[method, setting] = [
+          *own,
+          *_tune(work, study, method, setting, config, own),
+        ]
     runs = [
       Run(
         f'{method}/{setting or "default"}/seed-{seed}',
@@ -81,7 +84,12 @@ def _flags(overrides: Sequence[str]) -> list[str]:
 
 
 def _tune(
-  work: files.Workdir, study: Any, method: str, setting: str, config: str, own: list[str]
+  work: files.Workdir,
+  study: Any,
+  method: str,
+  setting: str,
+  config: str,
+  own: list[str],
 ) -> list[str]:
   """The trial with the best `study.select`; all methods get the same trials."""
   trials = [shlex.split(t) for t in study.trials]
@@ -133,7 +141,13 @@ def _one(work: files.Workdir, run: Run) -> tuple[str, dict[str, Any]]:
       'JAX_COMPILATION_CACHE_DIR': str(Path(work.path).resolve() / 'compiled'),
       **os.environ,
     }
-    words = [sys.executable, '-m', 'prm_jax.main', *run.arguments, f'--workdir={folder}']
+    words = [
+      sys.executable,
+      '-m',
+      'prm_jax.main',
+      *run.arguments,
+      f'--workdir={folder}',
+    ]
     with open(folder / 'log.txt', 'ab') as log:
       code = subprocess.run(
         words, stdout=log, stderr=log, env=environment, check=False
@@ -219,7 +233,9 @@ def _rows(
     metrics[path] = mean
     against = ''
     if reference in runs and method != reference:
-      paired = seeds.paired_over_seeds(estimates, runs[reference], n_problems=n).metric()
+      paired = seeds.paired_over_seeds(
+        estimates, runs[reference], n_problems=n
+      ).metric()
       name = '/'.join(filter(None, ('seeds', f'{method}-{reference}', setting, metric)))
       metrics[name] = paired
       against = _cell(paired)

@@ -68,7 +68,11 @@ def run(command: Command) -> None:
   """
   config = command.config
   assemble.check_positive(
-    config, 'train.steps', 'train.batch_size', 'train.accumulation', 'logging.every_steps'
+    config,
+    'train.steps',
+    'train.batch_size',
+    'train.accumulation',
+    'logging.every_steps',
   )
   started = time.monotonic()
   with files.open_workdir(command.workdir, flatten(config)) as work:
@@ -157,7 +161,10 @@ class Run:
     )  # fmt: skip
     self.init_params = lambda key: scoring_model.init(spec.model, spec.head, key)
     self.shardings = state.shardings(
-      self.init_params, self.tx, sharding.param_shardings(self.mesh, declared), self.mesh
+      self.init_params,
+      self.tx,
+      sharding.param_shardings(self.mesh, declared),
+      self.mesh,
     )
     self.mapper: Any = (
       mapping.pmap_mapper(train_step)
@@ -216,7 +223,9 @@ class Run:
         done = number + 1
         log = done % config.logging.every_steps == 0 or done == config.train.steps
         validate = self._validates(done)
-        save = self.keeper.due(done) or self.stop.requested or done == config.train.steps
+        save = (
+          self.keeper.due(done) or self.stop.requested or done == config.train.steps
+        )
         if log or validate or save:
           self._note(waiting, window)
           waiting = None
