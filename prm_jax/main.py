@@ -37,6 +37,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  # A CPU run decides between two thread pools at start-up; nothing to set there.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   sys.exit(main())

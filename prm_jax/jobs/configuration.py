@@ -67,11 +67,11 @@ def parse(argv: Sequence[str]) -> Command:
     if found := _OVERRIDE.match(word):
       _check_key(found[1], known)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_dict(
-    'config', config, flag_values=values, lock_config=True, sys_argv=rest
-  )
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   try:
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, lock_config=True, sys_argv=rest
+    )
     positional = values(rest, known_only=False)[1:]
   except flags.UnrecognizedFlagError as e:
     raise UserError(f'unknown flag --{e.flagname}; {USAGE}.') from e
@@ -141,10 +141,9 @@ def _load(name: str) -> ConfigDict:
       raise UserError(
         f'{path}: it defines no get_config(); see configs/base.py.'
       ) from e
-    frame = traceback.extract_tb(e.__traceback__)[-1]
-    where = f'{frame.filename}:{frame.lineno}' if frame.filename != __file__ else path
+    own = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
     raise UserError(
-      f'{where}: the config file cannot be used ({type(e).__name__}: {_one_line(e)}); '
+      f'{path}{f":{own[-1].lineno}" if own else ""}: the config file cannot be used ({type(e).__name__}: {_one_line(e)}); '
       'mend it.'
     ) from e
   if not isinstance(config, ConfigDict) or 'job' not in config:
