@@ -1,4 +1,4 @@
-"""Temporal differences towards the verdict on the answer (after TDRM, arXiv 2509.15110).
+"""Temporal differences towards the verdict on the answer (TDRM, arXiv 2509.15110).
 
     python -m prm_jax.main --config=configs/td.py
 

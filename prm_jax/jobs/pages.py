@@ -91,8 +91,8 @@ def _curves(curve: Sequence[Mapping[str, Any]]) -> list[LineChart]:
       LineChart(
         'On validation while training',
         validation,
-        note='The threshold of F1 is tuned on these very rows: a curve to compare steps '
-        'with, not a result.',
+        note='The threshold of F1 is tuned on these very rows: a curve to compare '
+        'steps with, not a result.',
       )
     )
   return [c for c in charts if any(c.series.values())]

@@ -50,7 +50,7 @@ def load(path: str) -> Scorer:
 def add_scores(
   scorer: Scorer, rows: Sequence[Trajectory], name: str, *, quiet: bool = False
 ) -> tuple[list[Trajectory], Counter[str]]:
-  """The rows with `scores[name]` where they can be scored, and the reasons where not."""
+  """The rows with `scores[name]` where possible, and the reasons where not."""
   out = []
   unusable: Counter[str] = Counter()
   progress = None if quiet else writer.Progress(len(rows), 'scored')

@@ -26,9 +26,10 @@ def run(command: Command) -> None:
   # counts once, in order of first appearance.
   texts = dict.fromkeys(text for t in rows for text in (t.question, *t.steps))
   trained = tokenizers.train_bpe(texts, config.vocab_size, config.output)
-  tokens = sum(len(trained.encode(text)) for text in list(texts)[:1000])
-  size = sum(len(text.encode()) for text in list(texts)[:1000])
+  some = list(texts)[:1000]
+  tokens = sum(len(trained.encode(text)) for text in some)
+  size = sum(len(text.encode()) for text in some)
   writer.say(
     f'{config.output}: {trained.vocab_size} tokens, '
-    f'{size / max(tokens, 1):.2f} bytes a token on the first {min(len(texts), 1000)} texts'
+    f'{size / max(tokens, 1):.2f} bytes a token on the first {len(some)} texts'
   )

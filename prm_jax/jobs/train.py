@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,12 +34,20 @@ from prm_jax.training import optimizer, preemption, state, step
 @dataclasses.dataclass
 class Window:
   """Sums since the last logged step; saved with a state, so that a resumed run logs
-  what an uninterrupted one does."""
+  what an uninterrupted one does.
+
+  Attributes:
+    loss_sum, weight: of all rows.
+    grad_norm: sum over n steps.
+    source_loss_sum, source_weight: one a source, [] with a single one.
+  """
 
   loss_sum: float = 0.0
   weight: float = 0.0
   grad_norm: float = 0.0
   n: int = 0
+  source_loss_sum: list[float] = dataclasses.field(default_factory=list)
+  source_weight: list[float] = dataclasses.field(default_factory=list)
 
   def add(self, metrics: Mapping[str, np.ndarray]) -> None:
     weight = float(metrics['weight'])
@@ -47,15 +55,24 @@ class Window:
     self.weight += weight
     self.grad_norm += float(metrics['grad_norm'])
     self.n += 1
+    for name in ('source_loss_sum', 'source_weight'):
+      if name in metrics:
+        new = np.asarray(metrics[name], np.float64)
+        held = getattr(self, name) or [0.0] * len(new)
+        setattr(self, name, (np.asarray(held) + new).tolist())
 
-  def flush(self) -> dict[str, float]:
+  def means(self, sources: Sequence[str]) -> dict[str, float]:
     out = {
-      'train/loss': self.loss_sum / self.weight if self.weight else float('nan'),
+      'train/loss': _ratio(self.loss_sum, self.weight),
       'train/grad_norm': self.grad_norm / max(self.n, 1),
     }
-    self.loss_sum = self.weight = self.grad_norm = 0.0
-    self.n = 0
+    for name, loss, weight in zip(sources, self.source_loss_sum, self.source_weight):
+      out[f'train/loss[{name}]'] = _ratio(loss, weight)
     return out
+
+
+def _ratio(total: float, weight: float) -> float:
+  return total / weight if weight else float('nan')
 
 
 def run(command: Command) -> None:
@@ -231,7 +248,8 @@ class Run:
           waiting = None
         values: dict[str, float] = {}
         if log:
-          values = window.flush()
+          values = window.means(self.data.cache.sources)
+          window = Window()
           values['train/learning_rate'] = float(metrics['learning_rate'])
           now = time.monotonic()
           values['time/steps_per_second'] = (done - clock[1]) / (now - clock[0])

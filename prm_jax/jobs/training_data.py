@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from prm_jax.data import columns, sources, token_cache
 from prm_jax.data.token_cache import TokenCache
-from prm_jax.errors import UserError
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.jobs import assemble
 from prm_jax.objectives import Objective
