@@ -174,7 +174,8 @@ def get_config() -> ConfigDict:
 
   # Measuring (train's end, evaluate).
   c.evaluate = evaluate = ConfigDict()
-  evaluate.threshold = 'tuned:validation'  # or fixed:0.5, argmax
+  evaluate.threshold = ''  # tuned:validation, fixed:0.5, argmax; '' means tuned where
+  #   there is a validation set, and untuned (0.5 for probabilities, else argmax)
   evaluate.resamples = 1000  # bootstrap by problem
   evaluate.subsets = 200  # for votes among k of N candidates
   evaluate.ties = 'uniform'  # or lowest_index, to reproduce published numbers

@@ -143,8 +143,8 @@ def _load(name: str) -> ConfigDict:
       ) from e
     own = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
     raise UserError(
-      f'{path}{f":{own[-1].lineno}" if own else ""}: the config file cannot be used ({type(e).__name__}: {_one_line(e)}); '
-      'mend it.'
+      f'{path}{f":{own[-1].lineno}" if own else ""}: the config file cannot be used '
+      f'({type(e).__name__}: {_one_line(e)}); mend it.'
     ) from e
   if not isinstance(config, ConfigDict) or 'job' not in config:
     raise UserError(f'{path}: get_config() must return the ConfigDict of base.py.')

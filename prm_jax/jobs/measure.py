@@ -61,6 +61,11 @@ def load_sets(config: ConfigDict) -> Sets:
       'give it another as NAME=path.'
     )
   rows = [t for held in validation.values() for t in held]
+  if not rows and f'tuned:{VALIDATION}' in config.evaluate.threshold.split(','):
+    raise UserError(
+      f'evaluate.threshold={config.evaluate.threshold!r} needs a set to tune on; name '
+      'one in data.validation, or take fixed:0.5.'
+    )
   return Sets(rows, splits, assemble.pools(config))
 
 
