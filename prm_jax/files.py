@@ -32,8 +32,10 @@ from prm_jax import jsonl
 from prm_jax.errors import UserError
 
 SCHEMA_VERSION = 1
-# What may differ when a run is taken up again in the same workdir.
-CHANGEABLE = ('parallel.', 'logging.', 'profile.', 'shard.', 'plan_only')
+# Sections and keys that may differ when a run is taken up again in the same workdir.
+CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
+# What a run leaves before it has done anything: such a workdir takes another config.
+PREPARATIONS = frozenset(('.lock', 'config.json', 'cache'))
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
@@ -101,7 +103,8 @@ def open_workdir(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
 
   Raises:
     UserError: the folder cannot be written, another job runs in it, or it holds a
-      run of another config (the key that differs is named).
+      run of another config (the key that differs is named). A run that was refused
+      before it began leaves nothing that binds the next one.
   """
   work = Workdir(path)
   try:
@@ -127,11 +130,11 @@ def open_workdir(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
 
 def _check_config(work: Workdir, config: Mapping[str, Any]) -> None:
   held = work.read_json('config.json')
-  if held is None:
+  if held is None or {p.name for p in work.path.iterdir()} <= PREPARATIONS:
     return
   new = json.loads(json.dumps(dict(config)))
   for key in sorted({*held, *new}):
-    if key.startswith(CHANGEABLE) or held.get(key) == new.get(key):
+    if key.partition('.')[0] in CHANGEABLE or held.get(key) == new.get(key):
       continue
     grows = (
       key == 'train.steps'

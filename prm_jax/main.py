@@ -8,6 +8,7 @@ Everything else lives in libraries that tests and notebooks can import.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
+def stop(number: int, frame: object) -> None:
+  """Handler of SIGTERM outside the training steps, which notice it themselves.
+
+  Whatever is half done at this moment is done again by the same command: files are
+  written whole or not at all.
+  """
+  raise Preempted(
+    f'stopped by {signal.Signals(number).name}; run the same command to go on.'
+  )
+
+
 if __name__ == '__main__':
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  signal.signal(signal.SIGTERM, stop)
   sys.exit(main())

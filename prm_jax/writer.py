@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from prm_jax import jsonl
+from prm_jax.errors import UserError
 
 QUIET_SECONDS = 30.0
 
@@ -44,23 +47,36 @@ class MetricWriter:
         row = json.loads(line)
       except ValueError:
         break
+      if not isinstance(row, dict) or 'step' not in row:
+        break
       if row['step'] <= step:
         kept.append(row)
     jsonl.write_json_lines(self._path, kept)
     return kept
 
   def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
-    """Appends {'step': step, **values}; returns the row."""
+    """Appends {'step': step, **values}; returns the row.
+
+    Raises:
+      UserError: the file cannot be written (disk full).
+    """
     row: dict[str, Any] = {'step': step}
     for name, value in values.items():
       number = float(value)
       row[name] = number if math.isfinite(number) else None
       if self._board is not None and math.isfinite(number):
         self._board.add_scalar(name, number, step)
-    if self._file is None:
-      self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
-    self._file.write(jsonl.dump_line(row) + '\n')
-    self._file.flush()
+    line = (jsonl.dump_line(row) + '\n').encode()
+    try:
+      if self._file is None:
+        self._file = open(self._path, 'ab', buffering=0)  # noqa: SIM115
+      if self._file.write(line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as e:
+      raise UserError(
+        f'{self._path}: cannot be written ({e.strerror or e}); free some space and run '
+        'the same command again.'
+      ) from e
     return row
 
   def close(self) -> None:
