@@ -24,11 +24,15 @@ def get_config() -> ConfigDict:
   c.data = data = ConfigDict()
   data.train = 'world:train'
   data.validation = 'world:validation'  # thresholds, calibration, best checkpoint
+  data.validation_share = 0.0  # or, with data.validation='', hold out this share of
+  #   the training problems; which ones depends on their ids alone, not on the seed
   data.evaluate = ''  # sets with a known first error, each with a name
   data.pools = ''  # sets of candidates for best-of-N, each with a name
   data.label = 'on_track'  # label set that training uses
   data.truth = 'on_track'  # label set that metrics are judged against
   data.checker = 'exact'  # verdict on answers: outcome objectives, best-of-N
+  data.weigh_once = False  # a label that several training rows share after the same
+  #   prefix, of one file or of two, carries loss weight once and is context elsewhere
   data.leak = 'drop'  # training problems that validation or evaluation share:
   #   'drop' from training and count, 'error', or 'count' only
   data.limit = 0  # rows read of each source at most; 0 reads all (for smoke runs)

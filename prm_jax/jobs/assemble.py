@@ -105,11 +105,35 @@ def check_positive(config: ConfigDict, *names: str) -> None:
       raise UserError(f'{name}={config[section][key]}: it must be at least 1.')
 
 
-def load(config: ConfigDict, text: str) -> Mixture:
+def load(config: ConfigDict, text: str, weigh_once: str = '') -> Mixture:
   """Rows of the sources that `text` names, at most `data.limit` of each."""
   return sources.load(
-    sources.parse(text), options(config), world(config), limit=config.data.limit
+    sources.parse(text),
+    options(config),
+    world(config),
+    weigh_once=weigh_once,
+    limit=config.data.limit,
   )
+
+
+def training(config: ConfigDict) -> tuple[Mixture, Mixture | None]:
+  """(training rows, rows held out of them by problem for validation, if any).
+
+  Raises:
+    UserError: validation is both held out and named, or a source cannot be read.
+  """
+  share = config.data.validation_share
+  if share and config.data.validation.strip():
+    raise UserError(
+      f'data.validation_share={share:g} and data.validation='
+      f'{config.data.validation!r} both say what validation is; leave one out.'
+    )
+  mixture = load(
+    config,
+    config.data.train,
+    weigh_once=config.data.label if config.data.weigh_once else '',
+  )
+  return sources.hold_out(mixture, share, seed=0) if share else (mixture, None)
 
 
 def named_sets(config: ConfigDict, text: str) -> dict[str, list[Trajectory]]:

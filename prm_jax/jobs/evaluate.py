@@ -42,7 +42,7 @@ def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
     raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')
   examples: Sequence[Trajectory] = ()
   if config.data.train:
-    examples = assemble.load(config, config.data.train).trajectories
+    examples = (sets.train or assemble.training(config)[0]).trajectories
   about = files.provenance(
     command.line,
     config.seed,

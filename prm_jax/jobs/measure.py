@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from prm_jax import files, records, writer
+from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
 from prm_jax.evaluation import replicates, report, selection, suite
 from prm_jax.evaluation.result import EvaluationResult, Options
@@ -31,11 +32,13 @@ class Sets:
   validation: rows on which thresholds are tuned; [] without.
   splits: name -> rows whose first error is known.
   pools: name -> candidates, several a problem.
+  train: what is left to train on where validation was held out of it, else None.
   """
 
   validation: list[Trajectory]
   splits: dict[str, list[Trajectory]]
   pools: dict[str, list[Trajectory]]
+  train: Mixture | None = None
 
   def judged(self) -> dict[str, list[Trajectory]]:
     """Everything that must not be trained on."""
@@ -54,6 +57,10 @@ def load_sets(config: ConfigDict) -> Sets:
     UserError: a source cannot be read, or an evaluation set is called validation.
   """
   validation = assemble.named_sets(config, config.data.validation)
+  train = None
+  if config.data.validation_share:
+    train, held_out = assemble.training(config)
+    validation = {VALIDATION: held_out.trajectories if held_out else []}
   splits = assemble.named_sets(config, config.data.evaluate)
   if VALIDATION in splits:
     raise UserError(
@@ -66,7 +73,7 @@ def load_sets(config: ConfigDict) -> Sets:
       f'evaluate.threshold={config.evaluate.threshold!r} needs a set to tune on; name '
       'one in data.validation, or take fixed:0.5.'
     )
-  return Sets(rows, splits, assemble.pools(config))
+  return Sets(rows, splits, assemble.pools(config), train)
 
 
 def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:

@@ -134,7 +134,7 @@ class Run:
     self.sets = measure.load_sets(config)
     self.data = training_data.load(
       config, chosen, self.spec.step_format, self.words,
-      config.data.cache_dir or work / 'cache', self.sets.judged(),
+      config.data.cache_dir or work / 'cache', self.sets.judged(), self.sets.train,
     )  # fmt: skip
     for note in self.data.cache.notes:
       writer.say(note)

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from prm_jax.data import columns, sources, token_cache
+from prm_jax.data.sources import Mixture
 from prm_jax.data.token_cache import TokenCache
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.jobs import assemble
@@ -43,6 +44,7 @@ class TrainingData:
 
 
 N_EXAMPLES = 4000
+N_ROWS_OF_FILES = 50_000
 
 
 def load(
@@ -52,6 +54,7 @@ def load(
   tokenizer: Tokenizer,
   cache_dir: epath.Path,
   judged: Mapping[str, Sequence[Trajectory]],
+  mixture: Mixture | None = None,
 ) -> TrainingData:
   """Reads, filters and encodes `data.train`.
 
@@ -61,6 +64,7 @@ def load(
     fmt, tokenizer: of the scorer.
     cache_dir: where the token cache lies.
     judged: validation and evaluation sets, whose problems must not be trained on.
+    mixture: the rows, where they are read already (`measure.Sets.train`).
 
   Raises:
     UserError: nothing usable is left.
@@ -73,7 +77,8 @@ def load(
   checker = config.data.checker if needs_outcome else ''
   require = ('outcome',) if needs_outcome else ('labels',)
   if (
-    len(parsed) == 1
+    mixture is None
+    and len(parsed) == 1
     and parsed[0].format == sources.WORLD
     and columns.has_label(config.data.label)
   ):
@@ -91,7 +96,8 @@ def load(
     if '@' in config.data.label:
       examples = noise.add(examples, config.data.label)
     return TrainingData(cache, (), examples, cache.counters, _balance(cache))
-  mixture = assemble.load(config, config.data.train)
+  if mixture is None:
+    mixture, _ = assemble.training(config)
   mixture = sources.exclude_problems(mixture, judged, config.data.leak)
   cache = token_cache.build(
     mixture, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
@@ -99,7 +105,7 @@ def load(
   return TrainingData(
     cache,
     mixture.weights,
-    mixture.trajectories[:: max(1, len(mixture.trajectories) // N_EXAMPLES)],
+    mixture.trajectories[:: -(-len(mixture.trajectories) // N_ROWS_OF_FILES)],
     {**mixture.counters, **cache.counters},
     sources.class_balance(mixture, config.data.label),
   )
