@@ -207,7 +207,7 @@ def get_config() -> ConfigDict:
 
   # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
   c.study = study = ConfigDict()
-  study.methods = ()  # 'NAME=configs/FILE.py' each
+  study.methods = ()  # 'NAME=configs/FILE.py key=value key=value' each
   study.settings = ()  # 'NAME: key=value key=value' each; () is one without a name
   study.common = ''  # overrides of all runs
   study.trials = ()  # overrides of each tuning trial, the same for all methods

@@ -20,6 +20,7 @@ def get_config():
   # Short rows: slow rotations would never turn within one, and longer chains than
   # those trained on would meet unseen angles.
   c.model.rope_theta = 100.0
+  c.optimizer.peak_lr = 1e-3
   c.train.steps = 5000
   c.train.batch_size = 32
   c.train.validate_every = 1000

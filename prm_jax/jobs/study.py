@@ -55,9 +55,10 @@ def run(command: configuration.Command) -> None:
   ) as work:
     common = shlex.split(study.common)
     chosen = {}
-    for method, config in methods.items():
+    for method, words in methods.items():
+      config, *given = shlex.split(words)
       for setting, overrides in settings.items():
-        own = [*COMMON, *common, *shlex.split(overrides)]
+        own = [*COMMON, *common, *given, *shlex.split(overrides)]
         chosen[method, setting] = [
           *own,
           *_tune(work, study, method, setting, config, own),
@@ -65,7 +66,7 @@ def run(command: configuration.Command) -> None:
     runs = [
       Run(
         f'{method}/{setting or "default"}/seed-{seed}',
-        (f'--config={methods[method]}', *_flags([*overrides, f'seed={seed}'])),
+        (f'--config={methods[method].split()[0]}', *_flags([*overrides, f'seed={seed}'])),
       )
       for (method, setting), overrides in chosen.items()
       for seed in study.seeds

@@ -1,0 +1,38 @@
+"""Objectives under label noise: flipped labels, and Monte-Carlo labels of 8 rollouts.
+
+    python -m prm_jax.main --config=configs/study_noise.py
+
+Noise is on the training labels alone; every result is judged against the exact
+`on_track`, thresholds are tuned on exact validation labels. `flip@P` flips each label
+with probability P. `mc_hard@8` is 1 if any of 8 simulated rollouts from the prefix
+succeeds, `mc_soft@8` their share: another quantity (V) with sampling noise. TD here ends
+at the last noisy label, so that it sees the noise at all; half the usual steps.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.job = 'study'
+  c.study.methods = (
+    'pqm=configs/pqm.py',
+    'bce=configs/bce.py',
+    'bce_soft=configs/bce.py objective.name=bce_soft',
+    'td=configs/td.py objective.terminal=last_label',
+  )
+  c.study.settings = (
+    'exact:',
+    *(f'flip{p}: data.label=flip@{p}' for p in ('0.1', '0.2', '0.3')),
+    'mc_hard8: data.label=mc_hard@8',
+    'mc_soft8: data.label=mc_soft@8',
+  )
+  c.study.common = 'train.steps=2500 train.validate_every=0'
+  c.study.seeds = (0, 1, 2)
+  c.study.reference = 'bce'
+  c.study.metrics = (
+    'heldout/process_bench/f1@tuned:validation',
+    'heldout/best_of_n/prm_min@16',
+  )
+  c.study.processes = 2
+  return c
