@@ -148,11 +148,6 @@ def of_world(
   )
 
 
-def has_label(label: str) -> bool:
-  """Whether the embedded world's arrays can carry a label set of this name."""
-  return label in ('', *WORLD_LABELS) or '@' in label
-
-
 def _world_labels(
   rows: WorldArrays, label: str, ids: Sequence[str]
 ) -> tuple[np.ndarray, str]:

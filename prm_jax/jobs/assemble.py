@@ -24,8 +24,11 @@ from prm_jax.worlds.arithmetic import WorldConfig
 
 
 def world(config: ConfigDict) -> WorldConfig:
-  """The embedded world of the config."""
-  return build(WorldConfig, config.world)
+  """The embedded world of the config, with as many training rows as a run takes
+  where the config leaves their number open."""
+  held = build(WorldConfig, config.world)
+  fresh = config.train.steps * config.train.batch_size
+  return dataclasses.replace(held, n_train=held.n_train or fresh)
 
 
 def options(config: ConfigDict) -> ImportOptions:
@@ -91,18 +94,6 @@ def optimizer(config: ConfigDict) -> OptimizerConfig:
   horizon = held.horizon or config.train.steps
   warmup = min(held.warmup_steps, horizon // 10)
   return dataclasses.replace(held, horizon=horizon, warmup_steps=warmup)
-
-
-def check_positive(config: ConfigDict, *names: str) -> None:
-  """Refuses counts below 1.
-
-  Raises:
-    UserError: names the key.
-  """
-  for name in names:
-    section, key = name.split('.')
-    if config[section][key] < 1:
-      raise UserError(f'{name}={config[section][key]}: it must be at least 1.')
 
 
 def load(config: ConfigDict, text: str, weigh_once: str = '') -> Mixture:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from prm_jax import checkpoint, files, writer
+from prm_jax import checkpoint, files, tensors, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
 from prm_jax.formats.importers import attach_scores
-from prm_jax.jobs import assemble, measure
+from prm_jax.inference.scorer import Scorer
+from prm_jax.jobs import checks, measure, training_data
 from prm_jax.jobs.configuration import Command, flatten
-from prm_jax.jobs.score import load
 from prm_jax.records import Trajectory
 
 
@@ -23,6 +23,7 @@ def run(command: Command) -> None:
     UserError: nothing to evaluate, or data that cannot be read.
   """
   config = command.config
+  checks.check(config)
   started = time.monotonic()
   with files.open_workdir(command.workdir, flatten(config)) as work:
     if work.read_json('results.json'):
@@ -36,18 +37,17 @@ def run(command: Command) -> None:
 
 def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   config = command.config
-  scorer = load(config.scorer)
+  spec, params, words = checkpoint.load_scorer(files.scorer_folder(config.scorer))
   sets = measure.load_sets(config)
   if not sets.splits and not sets.pools:
     raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')
   examples: Sequence[Trajectory] = ()
   if config.data.train:
-    examples = (sets.train or assemble.training(config)[0]).trajectories
+    examples = training_data.examples(config, sets.judged(), sets.train)
   about = files.provenance(
-    command.line,
-    config.seed,
-    model_hash=checkpoint.model_hash(files.scorer_folder(config.scorer)),
+    command.line, config.seed, model_hash=tensors.model_hash(params)
   )
+  scorer = Scorer(spec, params, words)
   measure.conclude(
     command, work, 'evaluate', scorer, sets,
     examples=examples, counters={}, curve=(), about=about, started=started,
@@ -59,9 +59,12 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   config = command.config
   sets = measure.load_sets(config)
   pools, scorers = _attach(sets.pools, config.score_files)
+  # No scorer of several stands before the others, except where splits need one.
   name, also = config.scorer_name, list[str]()
-  if scorers:
+  if scorers and sets.splits:
     name, *also = scorers
+  elif scorers:
+    name, also = '', scorers
   found = suite.evaluate(
     {
       **({measure.VALIDATION: sets.validation} if sets.validation else {}),

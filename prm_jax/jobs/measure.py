@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from prm_jax import files, records, writer
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
+from prm_jax.evaluation import pools as candidates
 from prm_jax.evaluation import replicates, report, selection, suite
+from prm_jax.evaluation import splits as solutions
 from prm_jax.evaluation.result import EvaluationResult, Options
 from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs import assemble, pages
@@ -76,14 +78,28 @@ def load_sets(config: ConfigDict) -> Sets:
   return Sets(rows, splits, assemble.pools(config), train)
 
 
+def check_sets(config: ConfigDict, sets: Sets) -> None:
+  """Reads the truths of all sets once, before the time that training takes.
+
+  Raises:
+    UserError: a set carries no truth of the name, or candidates no verdict.
+  """
+  truth, checker = config.data.truth, config.data.checker
+  named = {**({VALIDATION: sets.validation} if sets.validation else {}), **sets.splits}
+  for name, rows in named.items():
+    solutions.read_split(name, rows, truth, checker)
+  for name, rows in sets.pools.items():
+    candidates.read_pool(name, rows, checker)
+
+
 def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
   """How the config asks for metrics."""
   section = config.evaluate
-  policies = tuple(p for p in section.threshold.split(',') if p)
+  policies = tuple(p.strip() for p in section.threshold.split(',') if p.strip())
   return Options(
     policies=policies,
     reduction=section.reduction or (spec.reduction if spec else 'min'),
-    ties=tuple(section.ties.split(',')),
+    ties=tuple(t.strip() for t in section.ties.split(',')),
     n_resamples=section.resamples,
     n_draws=section.subsets,
     unscored='wrong',

@@ -21,7 +21,7 @@ from prm_jax import checkpoint, files, objectives, writer
 from prm_jax.data.batches import Batches
 from prm_jax.errors import Preempted
 from prm_jax.inference.scorer import Scorer
-from prm_jax.jobs import assemble, measure, training_data
+from prm_jax.jobs import assemble, checks, measure, training_data
 from prm_jax.jobs.configuration import Command, build, flatten
 from prm_jax.models import scorer as scoring_model
 from prm_jax.models import weights
@@ -84,13 +84,7 @@ def run(command: Command) -> None:
     Preempted: asked to stop; the state is saved.
   """
   config = command.config
-  assemble.check_positive(
-    config,
-    'train.steps',
-    'train.batch_size',
-    'train.accumulation',
-    'logging.every_steps',
-  )
+  checks.check(config)
   started = time.monotonic()
   with files.open_workdir(command.workdir, flatten(config)) as work:
     results = work.read_json('results.json')
@@ -132,6 +126,7 @@ class Run:
     )
     chosen, hyper = assemble.objective(config)
     self.sets = measure.load_sets(config)
+    measure.check_sets(config, self.sets)
     self.data = training_data.load(
       config, chosen, self.spec.step_format, self.words,
       config.data.cache_dir or work / 'cache', self.sets.judged(), self.sets.train,

@@ -69,32 +69,23 @@ def load(
   Raises:
     UserError: nothing usable is left.
   """
-  parsed = sources.parse(config.data.train)
   # TD that ends at the last label learns from labels alone.
   needs_outcome = (
     'outcome' in objective.arrays and config.objective.terminal != 'last_label'
   )
   checker = config.data.checker if needs_outcome else ''
   require = ('outcome',) if needs_outcome else ('labels',)
-  if (
-    mixture is None
-    and len(parsed) == 1
-    and parsed[0].format == sources.WORLD
-    and columns.has_label(config.data.label)
-  ):
+  if mixture is None and _is_world(config):
     # The embedded world keeps the problems of its splits apart, and its arrays
     # are made without a record for each of several 100,000 rows.
     world = assemble.world(config)
-    fresh = config.train.steps * config.train.batch_size
-    n = min(filter(None, (world.n_train or fresh, config.data.limit)))
+    n = min(filter(None, (world.n_train, config.data.limit)))
     arrays = arithmetic.train_arrays(world, 0, n)
     rows = columns.of_world(world, arrays, config.data.label, checker)
     cache = token_cache.build_columns(
       rows, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
     )
-    examples = arithmetic.split(world, 'train', min(n, N_EXAMPLES))
-    if '@' in config.data.label:
-      examples = noise.add(examples, config.data.label)
+    examples = _of_world(config)
     return TrainingData(cache, (), examples, cache.counters, _balance(cache))
   if mixture is None:
     mixture, _ = assemble.training(config)
@@ -105,10 +96,40 @@ def load(
   return TrainingData(
     cache,
     mixture.weights,
-    mixture.trajectories[:: -(-len(mixture.trajectories) // N_ROWS_OF_FILES)],
+    _some(mixture),
     {**mixture.counters, **cache.counters},
     sources.class_balance(mixture, config.data.label),
   )
+
+
+def examples(
+  config: ConfigDict,
+  judged: Mapping[str, Sequence[Trajectory]],
+  mixture: Mixture | None = None,
+) -> Sequence[Trajectory]:
+  """`TrainingData.examples` of a config alone; arguments as for `load`."""
+  if mixture is None and _is_world(config):
+    return _of_world(config)
+  if mixture is None:
+    mixture, _ = assemble.training(config)
+  return _some(sources.exclude_problems(mixture, judged, config.data.leak))
+
+
+def _is_world(config: ConfigDict) -> bool:
+  """Whether the embedded world alone is trained on."""
+  parsed = sources.parse(config.data.train)
+  return len(parsed) == 1 and parsed[0].format == sources.WORLD
+
+
+def _of_world(config: ConfigDict) -> Sequence[Trajectory]:
+  world = assemble.world(config)
+  n = min(filter(None, (world.n_train, config.data.limit, N_EXAMPLES)))
+  rows = arithmetic.split(world, 'train', n)
+  return noise.add(rows, config.data.label) if '@' in config.data.label else rows
+
+
+def _some(mixture: Mixture) -> Sequence[Trajectory]:
+  return mixture.trajectories[:: -(-len(mixture.trajectories) // N_ROWS_OF_FILES)]
 
 
 def _balance(cache: TokenCache) -> dict[str, dict[str, int]]:

@@ -135,6 +135,10 @@ class WorldConfig:
     for name in ('shared_error_rate', 'own_error_rate'):
       rate = getattr(self, name)
       need(0 <= rate <= 0.4, f'{name} {rate} is not in [0, 0.4]')
+    need(
+      len(self.shared_belief) == 2,
+      f'shared_belief needs the lowest and highest share, found {self.shared_belief}',
+    )
     low, high = self.shared_belief
     need(0 <= low <= high <= 1, f'shared_belief {low}, {high} is not a range in [0, 1]')
     for name in ('n_solvers', 'solutions_per_problem', 'pool_size'):
