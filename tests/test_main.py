@@ -74,9 +74,7 @@ def test_mistakes_on_the_command_line(words, expected, capsys, monkeypatch):
 )
 def test_mistakes_in_config_keys(word, expected, capsys, tmp_path):
   work = tmp_path / 'work'
-  said = sentence(
-    [f'--config={BASE}', f'--workdir={work}', f'--config.{word}'], capsys
-  )
+  said = sentence([f'--config={BASE}', f'--workdir={work}', f'--config.{word}'], capsys)
   for part in expected:
     assert part in said
   assert not work.exists()
