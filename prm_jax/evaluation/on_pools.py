@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prm_jax.evaluation import best_of_n
+from prm_jax.evaluation import best_of_n, tables
 from prm_jax.evaluation.baselines import POSITION_LENGTH
 from prm_jax.evaluation.intervals import Estimate, difference, means, resamples
 from prm_jax.evaluation.logistic import sigmoid
@@ -181,12 +181,18 @@ def _show(
   title = f'{name}: best of N' + ('' if ties == 'uniform' else f', ties {ties}')
   header = ['selector', *(f'N = {n}' for n in sizes)]
   rows.sort(key=lambda row: row.baseline)
+  if '' not in held.scorers:
+    last = {key: estimates[-1] for key, estimates in found.items()}
+    heading = title.replace('best of N', f'best of {sizes[-1]}')
+    out.tables.append(tables.scorers_by_reduction(heading, last, BASELINES, note))
   out.tables.append(Table(title, header, rows, note))
   chosen = f'prm_{options.reduction}'
   series = {
     label[key]: [(n, e.value, e.low, e.high) for n, e in zip(sizes, estimates)]
     for key, estimates in found.items()
-    if key[0] in ('oracle', *BASELINES) or (key[0].startswith(chosen) and not key[1])
+    if key[0] in ('oracle', *BASELINES)
+    or (key[0].startswith(chosen) and not key[1])
+    or (key[0] == chosen and '' not in held.scorers)
   }
   out.best_of_n.append(
     LineChart(
@@ -199,10 +205,17 @@ def _show(
       note=note,
     )
   )
-  path = metric_path(name, 'best_of_n', f'{chosen}-majority', places[-1])
-  against = out.get(path)
-  if against is not None and not (against.low is not None and against.low > 0):
+  if ties != options.ties[0]:
+    return
+  not_shown = []
+  for who in [''] if '' in held.scorers else held.scorers:
+    path = metric_path(name, 'best_of_n', f'{chosen}-majority', places[-1], who)
+    against = out.get(path)
+    if against is not None and not (against.low is not None and against.low > 0):
+      not_shown.append(who)
+  if not_shown:
+    whose = ' of ' + ', '.join(not_shown) if any(not_shown) else ''
     out.warnings.append(
-      f'{name}: choosing by {chosen} is not shown to be better than the majority vote '
-      f'at N = {places[-1]} (paired interval not above 0).'
+      f'{name}: choosing by {chosen}{whose} is not shown to be better than the majority '
+      f'vote at N = {places[-1]} (paired interval not above 0).'
     )

@@ -47,11 +47,13 @@ def evaluate(
   Args:
     splits: name -> solutions with step truth and scores.
     pools: name -> candidates with verdicts and scores, several a problem.
-    scorer: key of `scores` in all of them.
+    scorer: key of `scores` in all of them, the one evaluated; '' where pools alone
+      are measured and no scorer stands before the others.
     truth: label set that metrics are judged against, one for all or one a split.
     verdict: checker whose word on answers counts.
     also: further keys of `scores`, measured on the same rows and compared with
-      `scorer`; their metrics end in `[NAME]`.
+      `scorer`; their metrics end in `[NAME]`. Without `scorer`, each pool is measured
+      with those of them that it carries.
     tune_split: key of `splits` on which thresholds and calibration maps are
       fitted; '' for none. It must share no problem with a reported split.
     report: keys of `splits` to report; () means all but the tuning split.
@@ -69,6 +71,8 @@ def evaluate(
   truths = {s: truth if isinstance(truth, str) else truth.get(s, '') for s in splits}
   reported = list(report) or [s for s in splits if s != tune_split]
   _check_names(splits, truths, tune_split, reported, bool(pools))
+  if splits and not scorer:
+    raise UserError('splits are evaluated for one scorer; name it.')
   out = Collector()
   read = {
     s: read_split(s, splits[s], truths[s], verdict)
@@ -89,7 +93,7 @@ def evaluate(
       pool,
       {
         who: read_scores(pool.steps, candidates, who or scorer, options.unscored)
-        for who in ('', *also)
+        for who in (('', *also) if scorer else _carried(candidates, also))
       },
     )
   if train:
@@ -132,6 +136,10 @@ def _check_names(
       )
   if not reported and not has_pools:
     raise UserError('there is nothing to evaluate: no reported split and no pool.')
+
+
+def _carried(candidates: Sequence[Trajectory], names: Sequence[str]) -> list[str]:
+  return [name for name in names if any(name in t.scores for t in candidates)]
 
 
 def _value_split(

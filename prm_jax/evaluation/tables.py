@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prm_jax.evaluation.baselines import ALL_CORRECT, POSITION_LENGTH
+from prm_jax.evaluation.intervals import Estimate
 from prm_jax.evaluation.report.data import Row, Table
 from prm_jax.evaluation.result import Collector
 from prm_jax.evaluation.splits import Split
@@ -64,6 +65,45 @@ def add(out: Collector, reported: Sequence[Split]) -> None:
         'Lower is better, but for the correlation.',
       )
     )
+
+
+def scorers_by_reduction(
+  title: str,
+  found: Mapping[tuple[str, str], Estimate],
+  baselines: Sequence[str],
+  note: str,
+) -> Table:
+  """A row for each scorer and a column for each reduction, at one N of best-of-N.
+
+  Args:
+    title, note: of the table.
+    found: (selector, scorer) -> estimate; selectors that read no scores have the
+      scorer '' and stand in a column of their own.
+    baselines: those of them that a result has to beat.
+  """
+  scorers = list(dict.fromkeys(who for _, who in found if who))
+  reductions = list(
+    dict.fromkeys(s for s, who in found if who and not s.endswith('_vote'))
+  )
+  rows = [
+    Row(who, [None, *(_metric(found.get((r, who))) for r in reductions)])
+    for who in scorers
+  ]
+  for selector, who in found:
+    if not who:
+      cells = [found[selector, who].metric(), *(None for _ in reductions)]
+      rows.append(Row(selector, cells, selector in baselines))
+  rows.sort(key=lambda row: row.baseline)
+  header = [
+    'chosen by',
+    'without scores',
+    *(r.removeprefix('prm_') + ' of step scores' for r in reductions),
+  ]
+  return Table(title, header, rows, note)
+
+
+def _metric(found: Estimate | None) -> dict | None:
+  return None if found is None else found.metric()
 
 
 def _table(

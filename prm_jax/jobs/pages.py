@@ -138,16 +138,23 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
       out.append((f1, f'Finds the first wrong step, or that there is none.{beside}'))
     gain = _first(found, rf'{re.escape(split)}/best_of_n/prm_\w+-majority@\d+')
     if gain:
-      n = gain.rsplit('@', 1)[1]
-      parts = {
-        name: found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
-        for name in ('majority', 'oracle')
-      }
-      out.append((gain, _gain_sentence(parts)))
+      out.append((gain, _gain_sentence(found, split, gain)))
+    else:  # several scorers, none before the others
+      named = rf'{re.escape(split)}/best_of_n/prm_[a-z]+-majority@\d+\[([^\]]+)\]'
+      names = [re.fullmatch(named, p) for p in found.metrics]
+      for who in dict.fromkeys(m[1] for m in names if m):
+        gain = _first(found, named.replace('([^\\]]+)', re.escape(who)))
+        text = _gain_sentence(found, split, gain)
+        out.append((gain, f'{who}: {text[0].lower()}{text[1:]}'))
   return out
 
 
-def _gain_sentence(parts: Mapping[str, float | None]) -> str:
+def _gain_sentence(found: EvaluationResult, split: str, gain: str) -> str:
+  n = _size(gain)
+  parts = {
+    name: found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
+    for name in ('majority', 'oracle')
+  }
   text = 'What choosing by score adds to voting.'
   if parts['majority'] is None or parts['oracle'] is None:
     return text
@@ -160,8 +167,13 @@ def _gain_sentence(parts: Mapping[str, float | None]) -> str:
 def _first(found: EvaluationResult, pattern: str) -> str:
   """The matching path with the largest N, '' if there is none."""
   paths = [p for p in found.metrics if re.fullmatch(pattern, p)]
-  size = lambda p: int(p.rsplit('@', 1)[1]) if p.rsplit('@', 1)[1].isdigit() else 0
-  return max(paths, key=size, default='')
+  return max(paths, key=_size, default='')
+
+
+def _size(path: str) -> int:
+  """N of a path '...@N' or '...@N[SCORER]', 0 where there is none."""
+  at = re.search(r'@(\d+)(?:\[|$)', path)
+  return int(at[1]) if at else 0
 
 
 def summary_lines(found: EvaluationResult) -> list[str]:

@@ -1,0 +1,53 @@
+"""configs/pools.py: public scores on real pools, against published reference points."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from prm_jax import main
+
+DATA = os.environ.get('PRM_JAX_DATA', '')
+CONFIG = Path(__file__).resolve().parent.parent / 'configs' / 'pools.py'
+
+# Best of 32, ties to the lowest index, judged by the regraded verdicts:
+# min, last, mean.
+REFERENCE = {
+  ('gsm8k', 'qwen_prm'): (0.918, 0.922, 0.922),
+  ('gsm8k', 'skywork_prm'): (0.898, 0.936, 0.918),
+  ('gsm8k', 'skywork_prm_1_5b'): (0.882, 0.902, 0.902),
+  ('gsm8k', 'math_shepherd'): (0.882, 0.872, 0.880),
+  ('gsm8k', 'rlhflow_prm'): (0.878, 0.872, 0.886),
+  ('gsm8k', 'internlm2_7b_reward'): (0.872, 0.914, 0.872),
+  ('gsm8k', 'internlm2_1_8b_reward'): (0.848, 0.874, 0.872),
+  ('math500', 'qwen_prm'): (0.842, 0.814, 0.834),
+}
+
+
+@pytest.mark.skipif(
+  not DATA or not os.path.isdir(f'{DATA}/bon_pools'),
+  reason='set PRM_JAX_DATA to the folder that holds bon_pools',
+)
+def test_the_config_recomputes_the_reference_points(tmp_path):
+  command = ['prm_jax', f'--config={CONFIG}', f'--workdir={tmp_path}']
+  lean = ['--config.evaluate.resamples=20', '--config.evaluate.subsets=2']
+  assert main.main([*command, *lean]) == 0
+  metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
+  for (pool, name), want in REFERENCE.items():
+    found = [
+      metrics[f'{pool}/best_of_n/prm_{reduction}@32:lowest_index[{name}]']['value']
+      for reduction in ('min', 'last', 'mean')
+    ]
+    assert found == pytest.approx(want, abs=1e-9), (pool, name)
+    # Beside them, ties shared equally; and what no score is needed for.
+    assert f'{pool}/best_of_n/prm_min@32[{name}]' in metrics
+    assert f'{pool}/best_of_n/prm_min-majority@32[{name}]' in metrics
+  assert metrics['gsm8k/best_of_n/pass@1']['value'] == pytest.approx(0.871, abs=5e-4)
+  assert metrics['gsm8k/best_of_n/shortest@32']['value'] == pytest.approx(0.870)
+  named = {path.rsplit('[', 1)[1] for path in metrics if path.endswith(']')}
+  assert named == {f'{name}]' for _, name in REFERENCE}
+  assert not any('[' in p and 'math500' in p and 'skywork' in p for p in metrics)
+  page = (tmp_path / 'report.html').read_text()
+  assert 'gsm8k: best of 32, ties lowest_index' in page
+  assert 'skywork_prm_1_5b' in page
