@@ -7,10 +7,12 @@ members carry neither time stamp nor file name, so equal rows give equal bytes.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,8 @@ from prm_jax.errors import UserError
 
 SUFFIXES = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
 
+MAX_DEPTH = 64
+
 
 def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
   """Files that `path` names: a file, a directory of shards, or a glob, sorted.
@@ -32,10 +36,10 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
   p = epath.Path(os.path.expanduser(path))
   if p.is_dir():
     found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
-  elif any(c in path for c in '*?['):
-    found = [epath.Path(f) for f in sorted(glob.glob(os.path.expanduser(path)))]
+  elif p.exists():
+    found = [p]
   else:
-    found = [p] if p.exists() else []
+    found = [epath.Path(f) for f in sorted(glob.glob(os.path.expanduser(path)))]
   if not found:
     raise UserError(
       f'{path}: no such file, directory of shards or pattern; check the path '
@@ -57,6 +61,8 @@ def read_bytes(path: epath.Path) -> bytes:
   if not str(path).endswith('.gz'):
     return raw
   try:
+    if not raw:
+      raise EOFError('the file is empty')
     return gzip.decompress(raw)
   except (OSError, EOFError, zlib.error) as e:
     raise UserError(
@@ -72,7 +78,8 @@ def iter_json_lines(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     UserError: names file and line of broken gzip, UTF-8, JSON, or a line that is
       not an object. NaN and Infinity are not JSON and are refused.
   """
-  for number, raw in enumerate(io.BytesIO(read_bytes(path)), start=1):
+  data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+  for number, raw in enumerate(io.BytesIO(data), start=1):
     if not raw.strip():
       continue
     yield number, parse_object(raw, f'{path}:{number}')
@@ -90,10 +97,23 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-  """Any JSON value from bytes; strict about UTF-8, NaN and Infinity."""
+  """Any JSON value from bytes that can be written again.
+
+  Raises:
+    UserError: invalid UTF-8, broken JSON, NaN, Infinity or a number that overflows
+      to it, a lone surrogate (half a character, which UTF-8 cannot hold), or
+      more than `MAX_DEPTH` levels of nesting.
+  """
 
   def refuse(name: str) -> None:
     raise UserError(f'{where}: the value {name} is not JSON; use null instead.')
+
+  def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+      shown = text if len(text) <= 40 else text[:37] + '...'
+      raise UserError(f'{where}: the number {shown} is too large; use null instead.')
+    return value
 
   try:
     text = raw.decode('utf-8')
@@ -102,11 +122,51 @@ def parse_json(raw: bytes, where: str) -> Any:
       f'{where}: invalid UTF-8 at byte {e.start}; save the file as UTF-8.'
     ) from e
   try:
-    return json.loads(text, parse_constant=refuse)
+    value = json.loads(text, parse_constant=refuse, parse_float=finite)
   except json.JSONDecodeError as e:
-    raise UserError(f'{where}: not valid JSON ({e.msg}, column {e.colno}).') from e
+    raise UserError(
+      f'{where}: not valid JSON ({e.msg}, column {e.colno}); repair or delete the line.'
+    ) from e
   except RecursionError as e:
-    raise UserError(f'{where}: nested too deeply to be a record.') from e
+    raise UserError(
+      f'{where}: nested more than {MAX_DEPTH} levels deep; a record is flat, so this '
+      'is not one.'
+    ) from e
+  except ValueError as e:
+    raise UserError(
+      f'{where}: a whole number has too many digits; write it as a string.'
+    ) from e
+  # Only lines that could hold either trouble pay for the walk.
+  if raw.count(b'[') + raw.count(b'{') > MAX_DEPTH or b'\\u' in raw:
+    _check_writable(value, where)
+  return value
+
+
+def _check_writable(value: Any, where: str) -> None:
+  """Refuses lone surrogates and deep nesting; visits nodes without recursion."""
+  pending: list[tuple[Any, str, int]] = [(value, '', 1)]
+  while pending:
+    node, path, depth = pending.pop()
+    if depth > MAX_DEPTH:
+      raise UserError(
+        f'{where}: nested more than {MAX_DEPTH} levels deep; a record is flat, so this '
+        'is not one.'
+      )
+    if isinstance(node, str):
+      try:
+        node.encode('utf-8')
+      except UnicodeEncodeError as e:
+        raise UserError(
+          f'{where}: field {path!r} holds the lone surrogate {node[e.start]!a}, which '
+          'is half a character; repair the text.'
+        ) from e
+    elif isinstance(node, dict):
+      for key, item in node.items():
+        inner = f'{path}.{key}' if path else key
+        pending.append((key, inner, depth))
+        pending.append((item, inner, depth + 1))
+    elif isinstance(node, list):
+      pending.extend((item, f'{path}[{i}]', depth + 1) for i, item in enumerate(node))
 
 
 def dump_line(row: dict[str, Any]) -> str:
