@@ -29,7 +29,8 @@ def get_config():
   c.data.train = ''
   c.data.validation = ''
   c.data.pools = ', '.join(
-    f'{pool}=bon_pools/{pool}_32x500.jsonl.gz:bon_pools' for pool in ('gsm8k', 'math500')
+    f'{pool}=bon_pools/{pool}_32x500.jsonl.gz:bon_pools'
+    for pool in ('gsm8k', 'math500')
   )
   c.data.checker = 'regraded'
   c.score_files = ', '.join(

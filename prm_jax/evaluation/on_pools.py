@@ -216,6 +216,6 @@ def _show(
   if not_shown:
     whose = ' of ' + ', '.join(not_shown) if any(not_shown) else ''
     out.warnings.append(
-      f'{name}: choosing by {chosen}{whose} is not shown to be better than the majority '
-      f'vote at N = {places[-1]} (paired interval not above 0).'
+      f'{name}: choosing by {chosen}{whose} is not shown to be better than the '
+      f'majority vote at N = {places[-1]} (paired interval not above 0).'
     )
