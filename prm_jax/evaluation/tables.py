@@ -27,6 +27,12 @@ _PROBABILITY = {
   '|score - V|': 'value/mae',
   'correlation with V': 'value/correlation',
 }
+_WITHOUT_SCORES = {
+  'pass': 'one picked blindly',
+  'majority': 'majority vote',
+  'shortest': 'shortest text',
+  'fewest_steps': 'fewest steps',
+}
 _PATH = re.compile(r'(?P<name>[^@\[]+)(?:@(?P<at>[^\[]+))?(?:\[(?P<scorer>[^\]]+)\])?$')
 
 
@@ -92,7 +98,8 @@ def scorers_by_reduction(
   for selector, who in found:
     if not who:
       cells = [found[selector, who].metric(), *(None for _ in reductions)]
-      rows.append(Row(selector, cells, selector in baselines))
+      named = _WITHOUT_SCORES.get(selector, selector)
+      rows.append(Row(named, cells, selector in baselines))
   rows.sort(key=lambda row: row.baseline)
   header = [
     'chosen by',

@@ -62,7 +62,9 @@ def _summary(config: Any, spec: ScorerSpec | None) -> str:
 
 
 def _highlights(config: Any, spec: ScorerSpec | None) -> dict[str, object]:
-  out: dict[str, object] = {'judged against': config.data.truth, 'seed': config.seed}
+  pools_only = config.data.pools and not config.data.evaluate
+  truth = config.data.checker if pools_only else config.data.truth
+  out: dict[str, object] = {'judged against': truth, 'seed': config.seed}
   if spec is not None:
     n = weights.count(weights.declare(spec.model, spec.head))
     out = {
@@ -144,8 +146,7 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
       names = [re.fullmatch(named, p) for p in found.metrics]
       for who in dict.fromkeys(m[1] for m in names if m):
         gain = _first(found, named.replace('([^\\]]+)', re.escape(who)))
-        text = _gain_sentence(found, split, gain)
-        out.append((gain, f'{who}: {text[0].lower()}{text[1:]}'))
+        out.append((gain, _gain_sentence(found, split, gain)))
   return out
 
 
@@ -159,8 +160,8 @@ def _gain_sentence(found: EvaluationResult, split: str, gain: str) -> str:
   if parts['majority'] is None or parts['oracle'] is None:
     return text
   return (
-    f'{text} Majority is right for {parts["majority"]:.1%} of the problems, an oracle '
-    f'for {parts["oracle"]:.1%}.'
+    f'{text} In {split}, majority is right for {parts["majority"]:.1%} of the '
+    f'problems, an oracle for {parts["oracle"]:.1%}.'
   )
 
 
