@@ -26,13 +26,14 @@ def features(steps: Steps) -> np.ndarray:
 def fit_position_length(train: Split) -> logistic.Logistic:
   """Logistic regression of the label on the three features.
 
-  It is fitted on the kind of steps it is judged on: labelled, up to the first wrong
-  one of each training solution.
+  It is fitted on every labelled training step, as a scorer is. Fitted up to first
+  errors only, it would miss that late steps are more often off the track: in the
+  embedded world its F1 was then 0.00 instead of 0.15.
 
   Raises:
     UserError: the labelled steps are all correct or all wrong.
   """
-  use = train.up_to_first_error
+  use = train.labelled
   correct = (train.labels[use] >= 0.5).astype(np.float64)
   return logistic.fit(features(train)[use], correct)
 

@@ -140,29 +140,19 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
       out.append((f1, f'Finds the first wrong step, or that there is none.{beside}'))
     gain = _first(found, rf'{re.escape(split)}/best_of_n/prm_\w+-majority@\d+')
     if gain:
-      out.append((gain, _gain_sentence(found, split, gain)))
-    else:  # several scorers, none before the others
-      named = rf'{re.escape(split)}/best_of_n/prm_[a-z]+-majority@\d+\[([^\]]+)\]'
-      names = [re.fullmatch(named, p) for p in found.metrics]
-      for who in dict.fromkeys(m[1] for m in names if m):
-        gain = _first(found, named.replace('([^\\]]+)', re.escape(who)))
-        out.append((gain, _gain_sentence(found, split, gain)))
+      out.append((gain, _gain_sentence(found, split, gain.rsplit('@', 1)[1])))
   return out
 
 
-def _gain_sentence(found: EvaluationResult, split: str, gain: str) -> str:
-  n = _size(gain)
-  parts = {
-    name: found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
+def _gain_sentence(found: EvaluationResult, split: str, n: str) -> str:
+  rates = [
+    found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
     for name in ('majority', 'oracle')
-  }
-  text = 'What choosing by score adds to voting.'
-  if parts['majority'] is None or parts['oracle'] is None:
-    return text
-  return (
-    f'{text} In {split}, majority is right for {parts["majority"]:.1%} of the '
-    f'problems, an oracle for {parts["oracle"]:.1%}.'
-  )
+  ]
+  text = f'What choosing by score adds to voting on {split.replace("_", " ")}'
+  if None in rates:
+    return f'{text}.'
+  return f'{text}, where a majority solves {rates[0]:.1%} and an oracle {rates[1]:.1%}.'
 
 
 def _first(found: EvaluationResult, pattern: str) -> str:
