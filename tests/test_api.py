@@ -94,7 +94,11 @@ def refusal(*args):
   [
     (QUESTION, [STEPS], 'lists of one length'),
     ([QUESTION], [STEPS, STEPS], 'lists of one length'),
-    ([QUESTION], ['+4=7'], r'steps\[0\] is a string'),
+    ([QUESTION], ['+4=7'], "solution 0: field 'steps'.* must be a list"),
+    ([QUESTION], [['a', 1]], r"solution 0: field 'steps\[1\]' is 1"),
+    ([None], [STEPS], "solution 0: field 'question' is None"),
+    ([QUESTION], None, 'lists of one length'),
+    ([QUESTION], [['\udc80']], 'surrogate'),
     ([QUESTION, QUESTION], [STEPS, []], 'solution 1 .*no_steps'),
     ([QUESTION], [['+4=7', ' ']], 'solution 0 .*empty_step'),
     ([QUESTION], [['+4=7<prm>']], 'solution 0 .*marker_in_text'),
