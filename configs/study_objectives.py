@@ -22,14 +22,16 @@ def get_config():
   c.study.reference = 'bce'
   c.study.metrics = (
     *(f'{s}/process_bench/f1@tuned:validation' for s in SPLITS),
-    *(
-      f'{s}/process_bench/f1@tuned:validation[baseline_position_length]' for s in SPLITS
-    ),
     *(f'{s}/steps/auroc' for s in SPLITS),
     *(f'{s}/best_of_n/prm_min@16' for s in SPLITS),
     *(f'{s}/best_of_n/prm_min-majority@16' for s in SPLITS),
     'heldout/best_of_n/majority@16',
     'heldout/best_of_n/oracle@16',
+    # Distance to V: scores that are probabilities as they are, raw logits of PQM
+    # only after a map fitted on validation.
+    'heldout/value/mae',
+    'heldout/value/correlation',
+    'heldout/value/mae@platt:validation',
   )
   c.study.processes = 2
   return c

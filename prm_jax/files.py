@@ -34,6 +34,8 @@ from prm_jax.errors import UserError
 SCHEMA_VERSION = 1
 # Sections and keys that may differ when a run is taken up again in the same workdir.
 CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
+# How a study's finished runs are shown, and how many run at once.
+SHOWN = ('study.metrics', 'study.reference', 'study.processes')
 # What a run leaves before it has done anything: such a workdir takes another config.
 PREPARATIONS = frozenset(('.lock', 'config.json', 'cache'))
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -134,7 +136,9 @@ def _check_config(work: Workdir, config: Mapping[str, Any]) -> None:
     return
   new = json.loads(json.dumps(dict(config)))
   for key in sorted({*held, *new}):
-    if key.partition('.')[0] in CHANGEABLE or held.get(key) == new.get(key):
+    if key.partition('.')[0] in CHANGEABLE or key in SHOWN:
+      continue
+    if held.get(key) == new.get(key):
       continue
     grows = (
       key == 'train.steps'
