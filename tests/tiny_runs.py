@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import pytest
+
 from prm_jax import main as program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +41,14 @@ TINY = {
 }
 # A run that only trains.
 BARE = {'data.validation': '', 'data.evaluate': '', 'report': False}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Compiles with less effort: these tests ask what is done, not how fast."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def arguments(workdir, config=BASE, tiny=TINY, **overrides):
@@ -75,8 +86,6 @@ def refusal(argv, capsys, code=2):
 
 def environment(devices=1):
   """Variables of a child process: CPU, this source tree, the compilation cache."""
-  import jax
-
   return {
     **os.environ,
     'PYTHONPATH': str(ROOT),
@@ -152,16 +161,17 @@ def write_lines(path, rows):
 
 
 def record(i, **changes):
-  """A training row as a user might write it: two steps, the second wrong."""
+  """A training row as a user might write it: four steps, wrong from the third on;
+  as long as a row of the embedded world."""
   row = {
     'id': f'row-{i}',
     'problem_id': f'problem-{i}',
-    'question': f'{i} + 1 = ?',
-    'steps': [f'{i} + 1', f'= {i + 2}'],
+    'question': f'{i}+1=?',
+    'steps': [f'{i}+1', '=1', f'+{i}', f'={i + 2}'],
     'labels': {
-      'human': {'kind': 'correctness', 'how': {'by': 'hand'}, 'values': [1, 0]}
+      'human': {'kind': 'correctness', 'how': {'by': 'hand'}, 'values': [1, 1, 0, 0]}
     },
-    'first_error': {'human': 1},
+    'first_error': {'human': 2},
     'verdicts': {'exact': {'value': i % 2 == 0}},
   }
   return {**row, **changes}
