@@ -8,6 +8,7 @@ members carry neither time stamp nor file name, so equal rows give equal bytes.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import glob
 import gzip
 import io
@@ -180,7 +181,9 @@ def encode_lines(rows: Iterable[dict[str, Any]], *, zipped: bool) -> bytes:
   return gzip.compress(data, mtime=0) if zipped else data
 
 
-def write_json_lines(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> int:
+def write_json_lines(
+  path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]
+) -> int:
   """Writes rows atomically; a name ending in .gz is zipped. Returns their number."""
   counted = list(rows)
   data = encode_lines(counted, zipped=str(path).endswith('.gz'))
@@ -202,10 +205,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     temporary.write_bytes(data)
     temporary.replace(target)
   except OSError as e:
-    try:
+    with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
-    except OSError:
-      pass
     raise UserError(
       f'{target}: cannot be written ({e.strerror or e}); choose another place or '
       'free some space.'

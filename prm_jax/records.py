@@ -138,7 +138,9 @@ def make_id(source: str, key: object, index: object = 0) -> str:
   return hashlib.sha256(text.encode('utf-8')).hexdigest()[:16]
 
 
-def first_error_of(values: Iterable[float | None], threshold: float = 0.5) -> int | None:
+def first_error_of(
+  values: Iterable[float | None], threshold: float = 0.5
+) -> int | None:
   """0-based index of the first label below `threshold`.
 
   Returns -1 if every step is labelled and none is below; None if an unlabelled
@@ -259,7 +261,9 @@ class Check:
       raise self.fail(field, value, f'a whole number of at least {low}{upper}')
     return value
 
-  def each(self, field: str, value: Any, n: int, one: Callable[[str, Any], Any]) -> tuple:
+  def each(
+    self, field: str, value: Any, n: int, one: Callable[[str, Any], Any]
+  ) -> tuple:
     return tuple(
       None if v is None else one(f'{field}[{i}]', v)
       for i, v in enumerate(self.items(field, value, n))

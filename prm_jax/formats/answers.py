@@ -115,7 +115,9 @@ _DELETED = re.compile(
   r'\\left|\\right|\\!|\\,|\\;|\\:|\\ |\\quad|~|\\displaystyle|\\\(|\\\)|\\\[|\\\]'
   r'|\\\$|\\%|[$%]|\^\s*\{?\s*\\circ\s*\}?|\\degree|°'
 )
-_TEXT = re.compile(r'\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}')
+_TEXT = re.compile(
+  r'\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}'
+)
 _UNIT = re.compile(r'(?<=[\d}])(?:\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?\d\}?)?)$')
 _WORDS = re.compile(r'^(-?[\d.,/]+)\s+[A-Za-z][A-Za-z .]*$')
 

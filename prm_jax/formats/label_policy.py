@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from prm_jax.errors import UserError
 from prm_jax.records import LABEL_KINDS, LabelSet, Trajectory, first_error_of
 
 NEUTRAL = ('positive', 'negative', 'unlabeled', 'class')
 AFTER_FIRST_ERROR = ('keep', 'mask', 'zero')
+COUNTS = (
+  'labelled_trajectories',
+  'both_classes',
+  'labels',
+  'positive_labels',
+  'negative_labels',
+  'middle_labels',
+  'weighted_labels',
+  'context_labels',
+)
 NEUTRAL_VALUES = {'positive': 1.0, 'negative': 0.0, 'unlabeled': None, 'class': 0.5}
+
+
+Derive = Literal['derive']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +77,8 @@ class ImportOptions:
         raise UserError(f'import option {name} is {value!r}; choose one of {known}.')
     if not self.placeholder:
       raise UserError(
-        "import option placeholder is empty; name the marker that ends a step, e.g. 'ки'."
+        'import option placeholder is empty; name the marker that ends a step, e.g. '
+        "'ки'."
       )
 
 
@@ -83,7 +98,9 @@ def rating_values(
   return tuple(table[r] for r in ratings)
 
 
-def first_error_values(n_steps: int, first_error: int | None) -> tuple[float | None, ...]:
+def first_error_values(
+  n_steps: int, first_error: int | None
+) -> tuple[float | None, ...]:
   """Labels [P] that a first-error annotation states, and no more.
 
   Steps before the error are right, the step itself is wrong, those after it are not
@@ -122,7 +139,7 @@ def label(
   name: str,
   labels: LabelSet,
   options: ImportOptions,
-  first_error: int | None | str = 'derive',
+  first_error: int | Derive | None = 'derive',
 ) -> Trajectory:
   """Adds a label set under `name`, with its first error and the policies applied.
 
@@ -204,9 +221,7 @@ def class_counts(trajectories: Iterable[Trajectory], name: str) -> dict[str, int
     0.5), labels, positive_labels, negative_labels, middle_labels (0.5),
     weighted_labels (weight above 0), context_labels (weight 0).
   """
-  names = ('labelled_trajectories', 'both_classes', 'labels', 'positive_labels')
-  names += ('negative_labels', 'middle_labels', 'weighted_labels', 'context_labels')
-  counts = dict.fromkeys(names, 0)
+  counts = dict.fromkeys(COUNTS, 0)
   for t in trajectories:
     held = t.labels.get(name)
     if held is None:

@@ -135,7 +135,9 @@ def read(
   counters['empty_steps'] = sum(not s.strip() for t in trajectories for s in t.steps)
   counters['without_steps'] = sum(not t.steps for t in trajectories)
   if FORMATS[format].label:
-    counters.update(class_counts(trajectories, FORMATS[format].label))
+    # Not added up: a reader counts context labels before it drops trajectories.
+    for name, count in class_counts(trajectories, FORMATS[format].label).items():
+      counters[name] = count
   return trajectories, dict(counters)
 
 
@@ -153,8 +155,8 @@ def _rows(
         hint = (
           f'the row looks like {seen}, so name that format: {file}:{seen}'
           if seen
-          else f'a {format} row has {", ".join(wanted)}; check the file or name its format '
-          '(path:format)'
+          else f'a {format} row has {", ".join(wanted)}; check the file or name its '
+          'format (path:format)'
         )
         raise UserError(f'{where}: field {missing[0]!r} is missing; {hint}.')
       yield Row(values, where, f'{stem(file)}/{number}', format, options, counters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from prm_jax.formats import label_policy
@@ -188,7 +189,7 @@ def prmbench(rows: Iterable[Row]) -> list[Trajectory]:
 
 
 def verify_cot(rows: Iterable[Row]) -> list[Trajectory]:
-  """verify_cot: `flag` 1 says that every step of the chain is valid, 0 that some is not.
+  """verify_cot: `flag` 1 says that every step of a chain is valid, 0 that some is not.
 
   A step starts at every line '#k.'; text before the first is part of the first.
   A flawed chain says nothing about single steps, so these stay unlabelled.
@@ -201,7 +202,7 @@ def verify_cot(rows: Iterable[Row]) -> list[Trajectory]:
       raise row.fail('flag', flag, '0 or 1')
     starts = [m.start() for m in re.finditer(r'^#\d+\.', text, re.MULTILINE)]
     cuts = [0, *starts[1:], len(text)]
-    steps = tuple(text[a:b].strip() for a, b in zip(cuts, cuts[1:]))
+    steps = tuple(text[a:b].strip() for a, b in pairwise(cuts))
     choices = row.values.get('choices')
     question = row.string('question')
     if choices is not None:

@@ -8,7 +8,6 @@ failed) and 'regraded'. The source's extracted answer is `meta['extracted_answer
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,7 +27,8 @@ def bon_pools(rows: Iterable[Row]) -> list[Trajectory]:
   out = []
   for row in rows:
     problem = row.string('problem_id')
-    shared = row.rest('problem_id', 'question', 'gold_answer', 'candidates', 'temperature')
+    used = ('problem_id', 'question', 'gold_answer', 'candidates', 'temperature')
+    shared = row.rest(*used)
     sampling = {k: row.values[k] for k in ('temperature',) if k in row.values}
     for i, held in enumerate(row.items('candidates', row.get('candidates'))):
       field = f'candidates[{i}]'
@@ -105,8 +105,8 @@ def attach_scores(
       key, entry = _scores(row, f'{file}:{number}', name)
       if key in held:
         raise UserError(
-          f'{file}:{number}: problem {key[0]!r}, candidate {key[1]} has scores already; '
-          'there must be one row a candidate.'
+          f'{file}:{number}: problem {key[0]!r}, candidate {key[1]} has scores '
+          'already; there must be one row a candidate.'
         )
       held[key] = entry
   if not kind:
@@ -114,13 +114,13 @@ def attach_scores(
     kind = 'probability' if inside else 'logit'
   out = []
   for t in trajectories:
-    entry = held.pop((t.problem_id, t.sample_index), None)
-    if entry is None:
+    place = (t.problem_id, t.sample_index)
+    if place not in held:
       raise UserError(
         f'{score_file}: no scores for problem {t.problem_id!r}, candidate '
         f'{t.sample_index}; score file and pool do not belong together.'
       )
-    where, scorer, values = entry
+    where, scorer, values = held.pop(place)
     if len(values) != t.n_steps:
       raise UserError(
         f"{where}: field 'step_scores' has {len(values)} scores for {t.n_steps} steps; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from prm_jax.formats import label_policy
 from prm_jax.formats.importers.rows import Row
@@ -36,7 +37,7 @@ def math_aps(rows: Iterable[Row]) -> list[Trajectory]:
       values.setdefault(prefix, value)
     for chain in _chains(question, values):
       cuts = [len(question), *(len(p) for p in chain)]
-      steps = tuple(chain[-1][a:b].strip() for a, b in zip(cuts, cuts[1:]))
+      steps = tuple(chain[-1][a:b].strip() for a, b in pairwise(cuts))
       trajectory = row.trajectory(
         question,
         steps,

@@ -68,7 +68,8 @@ def native(rows: Iterable[Row]) -> list[Trajectory]:
     gold = question.get('ground_truth_answer')
     problem.gold_answer = row.optional_text('question.ground_truth_answer', gold)
     label = row.mapping('label', row.get('label'))
-    counters['quality_control_rows'] += row.values.get('is_quality_control_question') is True
+    quality_control = row.values.get('is_quality_control_question') is True
+    counters['quality_control_rows'] += quality_control
     node = problem.root
     for i, step in enumerate(row.items('label.steps', label.get('steps'))):
       followed = _native_step(row, f'label.steps[{i}]', node, step)
@@ -84,7 +85,8 @@ def _native_step(row: Row, field: str, node: _Node, step: Any) -> _Node | None:
   """Adds one position's alternatives; returns the one that was followed, if any."""
   held = row.mapping(field, step)
   texts = []
-  for j, completion in enumerate(row.items(f'{field}.completions', held.get('completions') or [])):
+  completions = row.items(f'{field}.completions', held.get('completions') or [])
+  for j, completion in enumerate(completions):
     inner = f'{field}.completions[{j}]'
     one = row.mapping(inner, completion)
     child = node.child(row.text(f'{inner}.text', one.get('text')))
@@ -174,7 +176,7 @@ def _leaves(root: _Node) -> Iterable[list[_Node]]:
     path = pending.pop()
     children = _ordered(path[-1])
     if children:
-      pending += [path + [c] for c in children]
+      pending += [[*path, c] for c in children]
     else:
       yield path
 

@@ -20,8 +20,8 @@ def gsm8k(rows: Iterable[Row]) -> list[Trajectory]:
     gold = answers.extract(solution, ('hash',))
     if gold is None:
       raise UserError(
-        f"{row.where}: field 'answer' has no line '#### ANSWER'; check that the file is "
-        'GSM8K.'
+        f"{row.where}: field 'answer' has no line '#### ANSWER'; check that the file "
+        'is GSM8K.'
       )
     out.append(
       row.trajectory(
@@ -41,7 +41,7 @@ def math(rows: Iterable[Row]) -> list[Trajectory]:
       if boxed is None:
         raise UserError(
           f"{row.where}: no reference answer: neither field 'answer' nor "
-          "'final_answer', and no \\boxed{{}} in 'solution'; add one.".replace('{{}}', '{}')
+          "'final_answer', and no \\boxed{...} in 'solution'; add one."
         )
       gold = boxed.text
     out.append(

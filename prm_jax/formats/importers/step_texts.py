@@ -9,7 +9,8 @@ dropped and counted (`ImportOptions.ambiguous`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 from prm_jax.errors import UserError
@@ -41,7 +42,10 @@ def split_question(text: str) -> tuple[str, str] | None:
 
 
 def trl(rows: Iterable[Row]) -> list[Trajectory]:
-  """TRL stepwise: `prompt`, `completions` (steps), `labels` (bool or float in [0, 1])."""
+  """TRL stepwise: `prompt`, `completions` (steps), `labels` (bool or float in [0, 1]).
+
+  A column `weights`, which our exporter adds where a loss weight is not 1, is read.
+  """
   out = []
   for row in rows:
     steps = row.strings('completions')
@@ -49,9 +53,16 @@ def trl(rows: Iterable[Row]) -> list[Trajectory]:
     row.same_length('labels', len(labels), len(steps), 'labels')
     values = tuple(_trl_label(row, f'labels[{i}]', v) for i, v in enumerate(labels))
     trajectory = row.trajectory(
-      row.string('prompt'), steps, meta=row.rest('prompt', 'completions', 'labels')
+      row.string('prompt'),
+      steps,
+      meta=row.rest('prompt', 'completions', 'labels', 'weights'),
     )
-    out.append(_labelled(row, trajectory, values, 'correctness', {}))
+    weights = row.items('weights', row.values.get('weights') or [], len(steps))
+    weights = [row.number(f'weights[{i}]', w, 0, inf) for i, w in enumerate(weights)]
+    plain = all(w == 1 for w in weights)
+    out.append(
+      _labelled(row, trajectory, values, 'correctness', {}, () if plain else weights)
+    )
   return out
 
 
@@ -148,7 +159,8 @@ def _from_text(
   """A record from 'question step1 marker step2 marker ...', or [] if ambiguous."""
   *segments, tail = text.split(marker)
   if tail.strip():
-    return _ambiguous(row, 'text_after_last_marker', f'text follows the last {marker!r}')
+    reason = f'text follows the last {marker!r}'
+    return _ambiguous(row, 'text_after_last_marker', reason)
   head = split_question(segments[0]) if segments else None
   if head is None:
     return _ambiguous(
@@ -162,7 +174,7 @@ def _from_text(
 
 
 def rlhflow(rows: Iterable[Row]) -> list[Trajectory]:
-  """RLHFlow chat: user turns are steps (the first: question and step 0), answers +, -."""
+  """RLHFlow chat: user turns are steps (the first with the question), answers +, -."""
   out = []
   for row in rows:
     turns = row.items('conversations', row.get('conversations'))
@@ -216,6 +228,7 @@ def _labelled(
   values: tuple[float | None, ...],
   kind: str,
   how: dict[str, Any],
+  weights: Sequence[float] = (),
 ) -> Trajectory:
-  labels = LabelSet(row.options.label_kind or kind, values, dict(how))
+  labels = LabelSet(row.options.label_kind or kind, values, dict(how), tuple(weights))
   return label_policy.label(trajectory, 'source', labels, row.options)
