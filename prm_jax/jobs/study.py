@@ -50,9 +50,13 @@ def run(command: configuration.Command) -> None:
   settings = _named(study.settings or (':',), ':')
   if not methods:
     raise UserError('study.methods is empty; give NAME=configs/FILE.py for each.')
-  with files.open_workdir(
-    command.workdir, configuration.flatten(command.config)
-  ) as work:
+  # The runs have their own configs; of this one only the study itself matters.
+  own_keys = {
+    key: value
+    for key, value in configuration.flatten(command.config).items()
+    if key.partition('.')[0] in ('job', 'study')
+  }
+  with files.open_workdir(command.workdir, own_keys) as work:
     common = shlex.split(study.common)
     chosen = {}
     for method, words in methods.items():
