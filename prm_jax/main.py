@@ -41,11 +41,12 @@ def stop(number: int, frame: object) -> None:
   """Handler of SIGTERM outside the training steps, which notice it themselves.
 
   Whatever is half done at this moment is done again by the same command: files are
-  written whole or not at all.
+  written whole or not at all. So it ends here and now, where an exception could be
+  lost in a library that handles them.
   """
-  raise Preempted(
-    f'stopped by {signal.Signals(number).name}; run the same command to go on.'
-  )
+  name = signal.Signals(number).name
+  os.write(2, f'prm_jax: stopped by {name}; run the same command to go on.\n'.encode())
+  os._exit(Preempted.exit_code)
 
 
 if __name__ == '__main__':

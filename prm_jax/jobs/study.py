@@ -16,16 +16,18 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from prm_jax import files, jsonl, writer
-from prm_jax.errors import UserError
+from prm_jax.errors import Preempted, UserError
 from prm_jax.evaluation import replicates, seeds
 from prm_jax.evaluation.intervals import Estimate
 from prm_jax.jobs import configuration
+from prm_jax.training.preemption import StopSignal
 
 TRIAL_COMMON = ('data.evaluate=', 'data.pools=')
 COMMON = ('report=false', 'evaluate.replicates=true')
@@ -44,12 +46,13 @@ def run(command: configuration.Command) -> None:
 
   Raises:
     UserError: the study names no methods, or one of its runs failed.
+    Preempted: asked to stop; so were its runs.
   """
   study = command.config.study
   methods = _named(study.methods, '=')
   settings = _named(study.settings or (':',), ':')
-  if not methods:
-    raise UserError('study.methods is empty; give NAME=configs/FILE.py for each.')
+  if not methods or not all(methods.values()):
+    raise UserError(f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.')
   # The runs have their own configs; of this one only the study itself matters.
   own_keys = {
     key: value
@@ -128,18 +131,32 @@ def _run_all(
 ) -> dict[str, dict[str, Any]]:
   progress = writer.Progress(len(runs), 'runs')
   results = {}
-  with ThreadPoolExecutor(max_workers=max(processes, 1)) as pool:
-    for done, (key, result) in enumerate(pool.map(lambda r: _one(work, r), runs), 1):
+  with StopSignal() as stop, ThreadPoolExecutor(max(processes, 1)) as pool:
+    one = lambda r: _one(work, r, stop)
+    for done, (key, result) in enumerate(pool.map(one, runs), 1):
       results[key] = result
       progress.to(done, key)
   progress.close()
   return results
 
 
-def _one(work: files.Workdir, run: Run) -> tuple[str, dict[str, Any]]:
+def _wait(process: subprocess.Popen, stop: StopSignal) -> int:
+  """Exit code; a wish to stop is handed on, so that the run saves its state."""
+  told = False
+  while process.poll() is None:
+    if stop.requested and not told:
+      process.terminate()
+      told = True
+    time.sleep(0.1)
+  return process.returncode
+
+
+def _one(work: files.Workdir, run: Run, stop: StopSignal) -> tuple[str, dict[str, Any]]:
   folder = Path(work.path) / 'runs' / run.key
   file = folder / 'results.json'
   if not file.exists():
+    if stop.requested:
+      raise Preempted(f'stopped by {stop.name}; run the same command to go on.')
     folder.mkdir(parents=True, exist_ok=True)
     # Runs of one study differ in few shapes: they share compiled programs.
     environment = {
@@ -154,9 +171,9 @@ def _one(work: files.Workdir, run: Run) -> tuple[str, dict[str, Any]]:
       f'--workdir={folder}',
     ]
     with open(folder / 'log.txt', 'ab') as log:
-      code = subprocess.run(
-        words, stdout=log, stderr=log, env=environment, check=False
-      ).returncode
+      code = _wait(subprocess.Popen(words, stdout=log, stderr=log, env=environment), stop)
+    if stop.requested:
+      raise Preempted(f'stopped by {stop.name}; run the same command to go on.')
     if code:
       last = (folder / 'log.txt').read_text(errors='replace').strip().splitlines()
       raise UserError(
