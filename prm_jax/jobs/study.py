@@ -209,7 +209,7 @@ def _tabulate(
       runs = {m: e for m, e in found.items() if m not in missing}
       lines += _heading(metric, setting, study.reference)
       lines += _rows(runs, study.reference, metrics, setting, metric)
-      lines += [f'| {m} | undefined in some run | | |' for m in missing]
+      lines += [f'| {m} | undefined in some run | | |' for m in missing if found[m]]
   lines.append(
     '\nIntervals: 95 %, over seeds and test problems together (t, Welch and '
     'Satterthwaite); differences are paired by seed and by problem.'
