@@ -52,7 +52,9 @@ def run(command: configuration.Command) -> None:
   methods = _named(study.methods, '=')
   settings = _named(study.settings or (':',), ':')
   if not methods or not all(methods.values()):
-    raise UserError(f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.')
+    raise UserError(
+      f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.'
+    )
   # The runs have their own configs; of this one only the study itself matters.
   own_keys = {
     key: value
@@ -171,7 +173,8 @@ def _one(work: files.Workdir, run: Run, stop: StopSignal) -> tuple[str, dict[str
       f'--workdir={folder}',
     ]
     with open(folder / 'log.txt', 'ab') as log:
-      code = _wait(subprocess.Popen(words, stdout=log, stderr=log, env=environment), stop)
+      child = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+      code = _wait(child, stop)
     if stop.requested:
       raise Preempted(f'stopped by {stop.name}; run the same command to go on.')
     if code:
