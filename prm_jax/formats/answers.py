@@ -26,6 +26,10 @@ NUMBER = re.compile(
   r'(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|-?\$?\.\d+'
 )
 
+_BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
+_BARE = re.compile(r'(?<=\s)[^\s${}]+')
+_BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
+
 
 class Answer(NamedTuple):
   """An extracted answer and the policy that found it."""
@@ -40,22 +44,29 @@ def boxed(text: str) -> str | None:
   >>> boxed(r'so \boxed{\frac{1}{2}}.')
   '\\frac{1}{2}'
   """
-  end = len(text)
-  while True:
-    found = [m for m in re.finditer(r'\\(?:boxed|fbox)\s*', text[:end])]
-    if not found:
-      return None
-    start, at = found[-1].start(), found[-1].end()
+  closing = _closing_braces(text)
+  for box in reversed(list(_BOX.finditer(text))):
+    at = box.end()
     if text[at : at + 1] == '{':
-      depth = 0
-      for i in range(at, len(text)):
-        if text[i] in '{}' and text[i - 1] != '\\':
-          depth += 1 if text[i] == '{' else -1
-          if depth == 0:
-            return text[at + 1 : i].strip()
-    elif at > found[-1].start() + 6 and text[at : at + 1].strip():
-      return text[at:].split()[0].split('$')[0].strip('.,') or None
-    end = start
+      if at in closing:
+        return text[at + 1 : closing[at]].strip()
+    elif bare := _BARE.match(text, at):
+      content = bare.group().strip('.,')
+      if content:
+        return content
+  return None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+  """Place of each opening brace that closes -> place of its closing one, in one pass."""
+  opened: list[int] = []
+  closing = {}
+  for match in _BRACE.finditer(text):
+    if match.group() == '{':
+      opened.append(match.start())
+    elif match.group() == '}' and opened:
+      closing[opened.pop()] = match.start()
+  return closing
 
 
 def hash_line(text: str) -> str | None:
@@ -127,7 +138,8 @@ def normalise(answer: str) -> str:
 
   Removed: white space, dollar and percent signs, degrees, sizing and spacing commands,
   a final full stop, thousands commas, a trailing unit in \text{} or in words after a
-  number, 'x =' before the rest. \dfrac and \tfrac become \frac, \text{a} becomes a.
+  number, 'x =' before the rest, the parentheses of a choice (C). \dfrac and \tfrac
+  become \frac, \text{a} becomes a, x^{2} becomes x^2.
 
   >>> normalise(r'$\dfrac12$'), normalise('1,234 dollars'), normalise(r'x = 5\%')
   ('\\frac{1}{2}', '1234', '5')
@@ -148,7 +160,9 @@ def normalise(answer: str) -> str:
   s = re.sub(r'\\frac(\d)(\d)', r'\\frac{\1}{\2}', s)
   s = re.sub(r'\\frac(\d)\{', r'\\frac{\1}{', s)
   s = re.sub(r'(\\frac\{[^{}]*\})(\d)', r'\1{\2}', s)
-  return re.sub(r'\\sqrt(\d)', r'\\sqrt{\1}', s)
+  s = re.sub(r'\\sqrt(\d)', r'\\sqrt{\1}', s)
+  s = re.sub(r'([_^])\{(\w)\}', r'\1\2', s)
+  return re.sub(r'^\(([A-Z])\)$', r'\1', s)
 
 
 _DECIMAL = r'(?:\d+\.?\d*|\.\d+)'
