@@ -82,8 +82,15 @@ def check_sets(config: ConfigDict, sets: Sets) -> None:
   """Reads the truths of all sets once, before the time that training takes.
 
   Raises:
-    UserError: a set carries no truth of the name, or candidates no verdict.
+    UserError: a set carries no truth of the name, or candidates no verdict, or
+      scores of the scorer's name are there already.
   """
+  for name, rows in sets.judged().items():
+    if any(config.scorer_name in t.scores for t in rows):
+      raise UserError(
+        f'{name}: its rows carry scores called {config.scorer_name!r} already, which '
+        'are never rewritten; give this scorer another scorer_name.'
+      )
   truth, checker = config.data.truth, config.data.checker
   named = {**({VALIDATION: sets.validation} if sets.validation else {}), **sets.splits}
   for name, rows in named.items():
