@@ -303,7 +303,7 @@ def test_study_of_two_methods_and_two_seeds(tmp_path, capsys):
     assert {p: p.stat().st_mtime_ns for p in logs} == logs
     broken = [*words, '--config.study.metrics=nothing']
     broken[2] = f'--workdir={tmp_path}/other'
-    broken.append('--config.study.settings=bad: train.steps=0')
+    broken.append("--config.study.settings='bad: train.steps=0'")
     said = refusal(broken, capsys)
     assert 'exit code 2' in said and 'train.steps=0' in said and 'log.txt' in said
 

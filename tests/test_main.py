@@ -63,6 +63,7 @@ def test_mistakes_on_the_command_line(words, expected, capsys, monkeypatch):
     ('train.steps', ('config.train.steps', 'Missing value')),
     ('world.slip_rate=much', ('world.slip_rate=much', 'a number')),
     ('objective.margin=x', ('objective.margin=x', 'give')),
+    ('study.trials=a=1 b=2', ('study.trials=a=1 b=2', 'quotes')),
     ('report=maybe', ('report=maybe', 'true or false')),
     ('optimizer.peak_lr=nan', ('optimizer.peak_lr=nan', 'finite')),
     ('optimizer.eps=inf', ('optimizer.eps=inf', 'finite')),

@@ -30,10 +30,14 @@ USAGE = (
   '[--config.key=value ...]'
 )
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]*)')
-_ILLEGAL = re.compile(r'flag --config\.([\w.]+)=(.*?): ')
+_ILLEGAL = re.compile(r'flag --config\.([\w.]+)=')
 _TYPES = {
-  int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a text'
-}  # fmt: skip
+  int: 'a whole number',
+  float: 'a number',
+  bool: 'true or false',
+  str: 'a text',
+  tuple: 'a tuple with each text in quotes, such as \'("a", "b")\'',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ def parse(argv: Sequence[str]) -> Command:
   except flags.UnrecognizedFlagError as e:
     raise UserError(f'unknown flag --{e.flagname}; {USAGE}.') from e
   except Exception as e:  # absl and ml_collections raise many types on bad values
-    raise UserError(_wrong_value(e, known)) from e
+    raise UserError(_wrong_value(e, known, rest)) from e
   if positional:
     raise UserError(f'unexpected argument {positional[0]!r}; {USAGE}.')
   for key, value in flatten(config).items():
@@ -173,13 +177,17 @@ def _check_key(key: str, known: Mapping[str, Any]) -> None:
   raise UserError(f'unknown config key {key!r}; {hint}')
 
 
-def _wrong_value(error: Exception, known: Mapping[str, Any]) -> str:
+def _wrong_value(
+  error: Exception, known: Mapping[str, Any], words: Sequence[str]
+) -> str:
   text = _one_line(error)
   found = _ILLEGAL.match(text)
   if found is None or found[1] not in known:
     return f'{text}; {USAGE}.'
-  wanted = _TYPES.get(type(known[found[1]]), 'a value of the type that it has')
-  return f'config key {found[1]}={found[2]}: give {wanted}; configs/base.py says more.'
+  key = found[1]
+  given = [w.partition('=')[2] for w in words if w.partition('=')[0].endswith(key)]
+  wanted = _TYPES.get(type(known[key]), 'a value of the type that it has')
+  return f'config key {key}={given[-1]}: give {wanted}; configs/base.py says more.'
 
 
 def build(cls: type[T], section: ConfigDict, **more: Any) -> T:
