@@ -36,7 +36,7 @@ _TYPES = {
   float: 'a number',
   bool: 'true or false',
   str: 'a text',
-  tuple: 'a tuple with each text in quotes, such as \'("a", "b")\'',
+  list: 'a tuple with each text in quotes, such as \'("a", "b")\'',
 }
 
 
