@@ -58,7 +58,7 @@ def boxed(text: str) -> str | None:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-  """Place of each opening brace that closes -> place of its closing one, in one pass."""
+  """Place of each opening brace that closes -> of its closing one, in one pass."""
   opened: list[int] = []
   closing = {}
   for match in _BRACE.finditer(text):

@@ -66,14 +66,18 @@ def native(rows: Iterable[Row]) -> list[Trajectory]:
     text = row.text('question.problem', question.get('problem'))
     problem = problems.setdefault(text, _Problem(row))
     gold = question.get('ground_truth_answer')
-    problem.gold_answer = row.optional_text('question.ground_truth_answer', gold)
+    gold = row.optional_text('question.ground_truth_answer', gold)
+    problem.gold_answer = problem.gold_answer or gold
     label = row.mapping('label', row.get('label'))
     quality_control = row.values.get('is_quality_control_question') is True
     counters['quality_control_rows'] += quality_control
     node = problem.root
-    for i, step in enumerate(row.items('label.steps', label.get('steps'))):
+    positions = row.items('label.steps', label.get('steps'))
+    for i, step in enumerate(positions):
       followed = _native_step(row, f'label.steps[{i}]', node, step)
       if followed is None:
+        # Nothing says which step the later ones continue.
+        counters['positions_without_prefix'] += len(positions) - i - 1
         break
       node = followed
     if 'finish_reason' in label:
