@@ -181,6 +181,19 @@ def encode_lines(rows: Iterable[dict[str, Any]], *, zipped: bool) -> bytes:
   return gzip.compress(data, mtime=0) if zipped else data
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+  """Refuses a file name that does not say JSON lines.
+
+  Raises:
+    UserError: it ends in neither .jsonl nor .jsonl.gz.
+  """
+  if not str(path).endswith(('.jsonl', '.jsonl.gz')):
+    raise UserError(
+      f'{path}: rows are written as JSON lines; give it a name that ends in .jsonl or '
+      '.jsonl.gz.'
+    )
+
+
 def write_json_lines(
   path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]
 ) -> int:

@@ -455,5 +455,11 @@ def read(path: str) -> Iterator[Trajectory]:
 
 
 def write(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
-  """Writes records to one file, atomically; returns their number."""
+  """Writes records to one file, atomically; returns their number.
+
+  Raises:
+    UserError: the name does not end in .jsonl or .jsonl.gz, so that it would be read
+      as another kind of file; or the place cannot be written.
+  """
+  jsonl.check_name(path)
   return jsonl.write_json_lines(path, (to_dict(t) for t in trajectories))

@@ -9,8 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from etils import epath
 
-from prm_jax.formats import answers, importers
+from prm_jax import jsonl
+from prm_jax.formats import answers, exporters, importers
 from prm_jax.formats.label_policy import ImportOptions
 
 DATA = os.environ.get('PRM_JAX_DATA', '')
@@ -196,6 +198,28 @@ def test_prm800k_test_and_subset_ratings():
   assert ratings == {1: 7_544, 0: 594, -1: 1_110}
   assert counters['problems'] == 216
   assert Counter(t.ratings[-1] == -1 for t in found) == {True: 1_110, False: 223}
+
+
+def test_exports_give_back_what_was_imported(tmp_path):
+  found, _ = read('prm800k/train_subset_trajectories.jsonl.gz', 'prm800k_trajectories')
+  for format, name in (('trl', 'source'), ('prm800k_trajectories', 'human')):
+    path = tmp_path / f'{format}.jsonl'
+    assert exporters.write(path, found, format, label='human') == 1_333
+    back, _ = importers.read(str(path), format)
+    assert [(t.question, t.steps) for t in back] == [
+      (t.question, t.steps) for t in found
+    ]
+    held = [(t.labels[name].values, t.labels[name].weights) for t in back]
+    assert held == [
+      (t.labels['human'].values, t.labels['human'].weights) for t in found
+    ]
+
+
+def test_exported_math_shepherd_rows_are_those_of_the_source():
+  found, _ = read('math_shepherd/samples.jsonl', 'math_shepherd')
+  rows = jsonl.iter_json_lines(epath.Path(DATA) / 'math_shepherd/samples.jsonl')
+  exported = exporters.EXPORTERS['math_shepherd'](found, 'source')
+  assert exported == [row for _, row in rows]
 
 
 def test_scores_of_public_models_join_their_pools():

@@ -248,6 +248,13 @@ def test_unusual_but_valid_rows_are_read(tmp_path):
   assert found[2].labels['human'].values == (None,)
 
 
+def test_a_name_of_another_kind_of_file_is_refused(tmp_path):
+  for name in ('a.parquet', 'a.json', 'a'):
+    with pytest.raises(UserError, match=r'ends in \.jsonl or \.jsonl\.gz\.$'):
+      records.write(tmp_path / name, [])
+  assert not list(tmp_path.iterdir())
+
+
 def test_shards_are_read_in_the_order_of_their_names(tmp_path):
   for name, text in (('b.jsonl', 'two'), ('a.jsonl.gz', 'one'), ('c.jsonl', 'three')):
     records.write(tmp_path / name, [records.from_dict({'question': text, 'steps': []})])

@@ -250,11 +250,7 @@ def write(
     raise UserError(
       f'export format {format!r} is unknown; choose from {", ".join(EXPORTERS)}.'
     )
-  if not str(path).endswith(('.jsonl', '.jsonl.gz')):
-    raise UserError(
-      f'{path}: rows are written as JSON lines; give it a name that ends in .jsonl or '
-      '.jsonl.gz.'
-    )
+  jsonl.check_name(path)
   held = list(trajectories)
   if not held:
     raise UserError(f'{path}: there are no rows to export; check the input.')
