@@ -27,18 +27,16 @@ def get_config():
   c.tokenizer = TOKENIZER
   c.format.question_template = '{question}\n'
   c.format.max_length = 2048
-  c.model.n_layers = 2
-  c.model.d_model = 64
-  c.model.n_heads = 4
-  c.model.head_dim = 16
-  c.model.d_ff = 128
-  c.model.window = 128
-  c.model.query_block = 128
+  # Rows are long and most of their tokens are context: the first layer composes
+  # words within a short window, the last looks at everything before a step.
+  c.model.window = 32
   c.model.windowed_layers = (True, False)
+  c.model.query_block = 64
+  c.model.d_ff = 128
+  c.head.dropout = 0.1
   c.objective.name = 'bce'
-  c.optimizer.peak_lr = 2e-3
-  c.train.batch_size = 32
-  c.train.steps = 900
-  c.train.validate_every = 300
-  c.logging.every_steps = 20
+  c.train.batch_size = 16
+  c.train.steps = 1800  # about one epoch
+  c.train.validate_every = 600
+  c.logging.every_steps = 50
   return c
