@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -254,17 +253,6 @@ def test_no_jax_is_loaded():
   code = "import sys, prm_jax.evaluation.suite; print('jax' in sys.modules)"
   got = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert got.stdout.strip() == 'False', got.stderr
-
-
-@pytest.mark.slow
-def test_the_default_evaluation_takes_seconds():
-  names = ('heldout', 'heldout_longer', 'heldout_misconceptions')
-  splits = {n: world(n, 1000, 1, i) for i, n in enumerate((*names, 'validation'))}
-  pools = {n: world(f'pool_{n}', 500, 16, 9 + i) for i, n in enumerate(names)}
-  train = world('t', 4000, 1, 20)
-  start = time.process_time()
-  run(splits, pools, train=train, options=Options())
-  assert time.process_time() - start < 8
 
 
 @pytest.mark.skipif(
