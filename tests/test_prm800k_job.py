@@ -29,18 +29,28 @@ TINY = {
 }
 
 
+def run(config, workdir, values):
+  flags = [f'--config.{key}={value}' for key, value in values.items()]
+  place = [f'--config={CONFIGS / config}', f'--workdir={workdir}']
+  return main.main(['prm_jax', *place, *flags])
+
+
+def test_validation_is_named_or_held_out_not_both(tmp_path, capfd):
+  values = {'data.validation_share': 0.1, 'train.steps': 1}
+  assert run('bce.py', tmp_path, values) == 2
+  said = capfd.readouterr().err
+  assert 'data.validation_share=0.1' in said and 'leave one out' in said
+
+
 @pytest.mark.skipif(
   not DATA or not os.path.isdir(f'{DATA}/prm800k'),
   reason='set PRM_JAX_DATA to the folder that holds prm800k and processbench',
 )
 def test_prm800k_trains_and_is_measured(tmp_path):
   words = tmp_path / 'tokenizer.json'
-  command = ['prm_jax', f'--config={CONFIGS / "tokenizer.py"}', f'--config.input={TEST}']
-  flags = [f'--config.output={words}', '--config.vocab_size=600']
-  assert main.main([*command, *flags]) == 0
-  command = ['prm_jax', f'--config={CONFIGS / "prm800k.py"}', f'--workdir={tmp_path}/run']
-  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
-  assert main.main([*command, *flags, f'--config.tokenizer={words}']) == 0
+  made = {'input': TEST, 'output': words, 'vocab_size': 600}
+  assert run('tokenizer.py', tmp_path / 'words', made) == 0
+  assert run('prm800k.py', tmp_path / 'run', {**TINY, 'tokenizer': words}) == 0
   results = json.loads((tmp_path / 'run' / 'results.json').read_text())
   metrics, counters = results['metrics'], results['counters']
   for name in ('phase1_test', 'pb_gsm8k'):
