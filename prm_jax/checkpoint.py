@@ -19,10 +19,12 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -290,6 +292,30 @@ def _digest(file: epath.Path, size: int) -> str:
   return hashlib.sha256(file.read_bytes()).hexdigest() if size <= DIGEST_BYTES else ''
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax logs the errors of its threads with tracebacks, and then raises them. After
+  a failure the threads left behind report, for as long as they live, that nobody
+  waits for them any more; what was raised is all that matters."""
+  absl, level = logging.getLogger('absl'), logging.getLogger('absl').level
+  asyncio, hook = logging.getLogger('asyncio'), sys.unraisablehook
+  never = lambda record: 'exception was never retrieved' not in record.getMessage()
+
+  def report(unraisable: Any) -> None:
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      hook(unraisable)
+
+  absl.setLevel(logging.CRITICAL)
+  asyncio.addFilter(never)
+  sys.unraisablehook = report
+  try:
+    yield
+    asyncio.removeFilter(never)
+    sys.unraisablehook = hook
+  finally:
+    absl.setLevel(level)
+
+
 def _write(
   place: epath.Path, step: int, state: Any, extra: dict, metric: float | None
 ) -> None:
@@ -301,7 +327,7 @@ def _write(
   _barrier(f'checkpoint {step} start')
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
       orbax.save(folder / 'state', args=ocp.args.StandardSave(flat))
     if jax.process_index() == 0:
       text = json.dumps(extra, ensure_ascii=False, allow_nan=False)
