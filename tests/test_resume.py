@@ -222,7 +222,7 @@ MOMENTS = {
     for p in work.glob('checkpoints/[0-9]*')
   ),
   'later steps': lambda work, base: newest(work) >= base + 50,
-  'validation': lambda work, base: newest(work) >= 190,
+  'near the end': lambda work, base: newest(work) >= 190,
   'evaluation': lambda work, base: (work / 'scorer' / 'spec.json').exists(),
 }
 
