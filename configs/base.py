@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
   c.tokenizer = 'bytes'  # built in, or the path of a tokenizer.json
   c.format = fmt = ConfigDict()
   fmt.question_template = '{question}'
-  fmt.step_template = '{step}'
+  fmt.step_template = '{step}'  # {number}, if it is there, counts steps from 1
   fmt.first_step_template = ''  # '' means step_template
   fmt.marker = '<prm>'  # token after each step; '' reads the step's last token
   fmt.position = 'marker'  # or 'before' it

@@ -26,6 +26,7 @@ def get_config():
   c.data.weigh_once = True
   c.tokenizer = TOKENIZER
   c.format.question_template = '{question}\n'
+  c.format.step_template = '{number}. {step}'
   c.format.max_length = 2048
   # Rows are long and most of their tokens are context: the first layer composes
   # words within a short window, the last looks at everything before a step.
@@ -36,7 +37,7 @@ def get_config():
   c.head.dropout = 0.1
   c.objective.name = 'bce'
   c.train.batch_size = 16
-  c.train.steps = 1800  # about one epoch
-  c.train.validate_every = 600
+  c.train.steps = 3600  # about two epochs
+  c.train.validate_every = 900
   c.logging.every_steps = 50
   return c

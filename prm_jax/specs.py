@@ -192,7 +192,8 @@ class StepFormat:
 
   Attributes:
     question_template: must contain '{question}'.
-    step_template: must contain '{step}'.
+    step_template: must contain '{step}'; '{number}' stands for the step's number,
+      counted from 1.
     first_step_template: for the first step where it differs; '' means the same.
     marker: special token after each step; '' reads the last token of the step.
     position: 'marker' (read at the marker / last token) or 'before' (at the

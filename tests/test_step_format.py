@@ -18,6 +18,7 @@ FORMATS = {
   'marker': StepFormat(max_length=10_000),
   'before': StepFormat(position='before', max_length=10_000),
   'no_marker': StepFormat(marker='', step_template='{step}\n', max_length=10_000),
+  'numbered': StepFormat(step_template='Step {number}: {step}', max_length=10_000),
   'chat': StepFormat(
     question_template='User: {question}',
     first_step_template=' {step}',
@@ -51,7 +52,7 @@ def test_ids_of_a_prefix_are_a_prefix(bpe, name, question, steps):
       assert part.step_positions.tolist() == whole.step_positions[:n].tolist()
     # Piece by piece, as search extends a solution, gives the same ids.
     pieces = [encode_question(fmt, tokenizer, question)] + [
-      encode_step(fmt, tokenizer, s, first=i == 0) for i, s in enumerate(steps)
+      encode_step(fmt, tokenizer, s, i) for i, s in enumerate(steps, 1)
     ]
     assert np.concatenate(pieces).tolist() == whole.tokens.tolist()
     assert whole.question_length == len(pieces[0])
@@ -61,6 +62,12 @@ def test_ids_of_a_prefix_are_a_prefix(bpe, name, question, steps):
     if fmt.marker and not shift:
       marker = tokenizer.token_id(fmt.marker)
       assert (whole.tokens[whole.step_positions] == marker).all()
+
+
+def test_steps_are_numbered_from_1_and_braces_in_a_step_stay():
+  fmt = StepFormat(question_template='{question}', step_template='{number}) {step}')
+  row = encode(fmt, BYTES, 'q', ['{number}', 'b'])
+  assert BYTES.decode(row.tokens) == 'q1) {number}<prm>2) b<prm>'
 
 
 @settings(deadline=None, max_examples=40)

@@ -94,10 +94,10 @@ def question_text(fmt: StepFormat, question: str) -> str:
   return fmt.question_template.replace('{question}', question)
 
 
-def step_text(fmt: StepFormat, step: str, *, first: bool) -> str:
-  """The step's template filled in."""
-  template = (first and fmt.first_step_template) or fmt.step_template
-  return template.replace('{step}', step)
+def step_text(fmt: StepFormat, step: str, number: int) -> str:
+  """The template of step `number`, counted from 1, filled in."""
+  template = (number == 1 and fmt.first_step_template) or fmt.step_template
+  return template.replace('{number}', str(number)).replace('{step}', step)
 
 
 def encode_question(fmt: StepFormat, tokenizer: Tokenizer, question: str) -> np.ndarray:
@@ -107,10 +107,10 @@ def encode_question(fmt: StepFormat, tokenizer: Tokenizer, question: str) -> np.
 
 
 def encode_step(
-  fmt: StepFormat, tokenizer: Tokenizer, step: str, *, first: bool
+  fmt: StepFormat, tokenizer: Tokenizer, step: str, number: int
 ) -> np.ndarray:
-  """[T] int32: what one more step appends to a row, marker included."""
-  ids = tokenizer.encode(step_text(fmt, step, first=first))
+  """[T] int32: what step `number` (from 1) appends to a row, marker included."""
+  ids = tokenizer.encode(step_text(fmt, step, number))
   marker = marker_id(fmt, tokenizer)
   return np.array(ids if marker is None else [*ids, marker], np.int32)
 
@@ -166,7 +166,7 @@ def encode_rows(
   texts: list[str] = []
   for question, row in zip(questions, steps):
     texts.append(question_text(fmt, question))
-    texts.extend(step_text(fmt, s, first=i == 0) for i, s in enumerate(row))
+    texts.extend(step_text(fmt, s, i) for i, s in enumerate(row, 1))
   ids, n_ids = tokenizer.encode_ragged(texts)
   row_of = np.repeat(np.arange(len(steps)), n_pieces)
   is_step = np.ones(len(texts), bool)
@@ -257,11 +257,11 @@ def _id_in_text(
     return count > 0
   bare = np.where(
     is_step,
-    tokenizer.encode(step_text(fmt, '', first=False)).count(marker),
+    tokenizer.encode(step_text(fmt, '', 2)).count(marker),
     tokenizer.encode(question_text(fmt, '')).count(marker),
   )
   opening = first_piece[:-1][np.diff(first_piece) > 1] + 1
-  bare[opening] = tokenizer.encode(step_text(fmt, '', first=True)).count(marker)
+  bare[opening] = tokenizer.encode(step_text(fmt, '', 1)).count(marker)
   return count > bare
 
 
@@ -359,7 +359,7 @@ def check(
         'appended after each step anyway; leave it out there.'
       )
   shortest = len(_bos(fmt, tokenizer)) + len(tokenizer.encode(question_text(fmt, '')))
-  shortest += len(tokenizer.encode(step_text(fmt, '', first=True)))
+  shortest += len(tokenizer.encode(step_text(fmt, '', 1)))
   shortest += int(marker is not None)
   if fmt.max_length < max(shortest, 1):
     raise UserError(
