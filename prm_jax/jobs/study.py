@@ -75,7 +75,10 @@ def run(command: configuration.Command) -> None:
     runs = [
       Run(
         f'{method}/{setting or "default"}/seed-{seed}',
-        (f'--config={methods[method].split()[0]}', *_flags([*overrides, f'seed={seed}'])),
+        (
+          f'--config={methods[method].split()[0]}',
+          *_flags([*overrides, f'seed={seed}']),
+        ),
       )
       for (method, setting), overrides in chosen.items()
       for seed in study.seeds
