@@ -3,10 +3,10 @@
     python -m prm_jax.main --config=configs/study_noise.py
 
 Noise is on the training labels alone; every result is judged against the exact
-`on_track`, thresholds are tuned on exact validation labels. `flip@P` flips a label
-with probability P. `mc_hard@8` is 1 if any of 8 simulated rollouts from the prefix
-`on_track`, thresholds are tuned on exact validation labels. `flip@P` flips a
-at the last noisy label, so that it sees the noise at all; half the usual steps.
+`on_track`, thresholds are tuned on exact validation labels. `flip@P` flips a label with
+probability P. `mc_hard@8` is 1 if any of 8 simulated rollouts from the prefix succeeds,
+`mc_soft@8` their share: another quantity (V) with sampling noise. TD here ends at the
+last noisy label, so that it sees the noise at all; half the usual steps.
 """
 
 from configs import base

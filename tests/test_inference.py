@@ -152,7 +152,7 @@ def test_score_in_a_few_lines(tmp_path, scorer):
     api.score(str(tmp_path), ['q', 'q'], [['a'], []])
   with pytest.raises(UserError, match='lists of one length'):
     api.score(str(tmp_path), ['q'], [['a'], ['b']])
-  with pytest.raises(UserError, match=r'steps\[0\] is a string'):
+  with pytest.raises(UserError, match='must be a list'):
     api.score(str(tmp_path), ['q'], ['abc'])
   with pytest.raises(UserError, match='no exported scorer'):
     api.score(str(tmp_path / 'nowhere'), ['q'], [['a']])
