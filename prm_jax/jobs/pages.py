@@ -133,26 +133,23 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
   reported = [s for s in splits if s not in NOT_REPORTED] or list(splits)
   out = []
   for split in reported:
+    where = f'On {split.replace("_", " ")}'
     f1 = _first(found, rf'{re.escape(split)}/process_bench/f1@[^\[]*')
     if f1:
       rival = found.metrics.get(f'{f1}[{baselines.POSITION_LENGTH}]', {}).get('value')
-      beside = '' if rival is None else f' Position and length alone get {rival:.3f}.'
-      out.append((f1, f'Finds the first wrong step, or that there is none.{beside}'))
+      beside = '' if rival is None else f'position and length alone get {rival:.3f}'
+      out.append((f1, f'{where}, {beside or "no baseline was fitted"}.'))
     gain = _first(found, rf'{re.escape(split)}/best_of_n/prm_\w+-majority@\d+')
     if gain:
-      out.append((gain, _gain_sentence(found, split, gain.rsplit('@', 1)[1])))
+      n = gain.rsplit('@', 1)[1]
+      majority, oracle = (
+        found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
+        for name in ('majority', 'oracle')
+      )
+      if majority is not None and oracle is not None:
+        where += f', a majority solves {majority:.1%} and an oracle {oracle:.1%}'
+      out.append((gain, f'{where}.'))
   return out
-
-
-def _gain_sentence(found: EvaluationResult, split: str, n: str) -> str:
-  rates = [
-    found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
-    for name in ('majority', 'oracle')
-  ]
-  text = f'What choosing by score adds to voting on {split.replace("_", " ")}'
-  if None in rates:
-    return f'{text}.'
-  return f'{text}, where a majority solves {rates[0]:.1%} and an oracle {rates[1]:.1%}.'
 
 
 def _first(found: EvaluationResult, pattern: str) -> str:
