@@ -97,8 +97,10 @@ def run(command: Command) -> None:
       return
     writer.say(run.plan())
     params = run.fit()
+    # Every process takes part in gathering sharded parameters; one writes.
+    digest = checkpoint.save_scorer(work / 'scorer', run.spec, params, run.words)
     if jax.process_index() == 0:
-      run.finish(params, started)
+      run.finish(params, digest, started)
 
 
 class Run:
@@ -303,10 +305,9 @@ class Run:
         'same command to go on.'
       )
 
-  def finish(self, params: Any, started: float) -> None:
-    """Exports the scorer, evaluates it, writes results and report."""
+  def finish(self, params: Any, digest: str, started: float) -> None:
+    """Evaluates the exported scorer, writes results and report."""
     config = self.config
-    digest = checkpoint.save_scorer(self.work / 'scorer', self.spec, params, self.words)
     about = files.provenance(
       self.command.line,
       config.seed,
