@@ -20,10 +20,6 @@ DECLARED = weights.declare(SPEC, HEAD)
 STEPS = 50
 WAYS = {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'fsdp_tensor': (2, 2, 2)}
 
-pytestmark = pytest.mark.skipif(
-  jax.device_count() < 8, reason='needs 8 (simulated) devices'
-)
-
 
 def batch_of(index):
   """Very unequal weight: rows carry 0 to 6 labels, the last few always none."""
