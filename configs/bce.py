@@ -4,7 +4,7 @@
 
 Trained on `on_track` (no wrong step so far), judged against it.
 
-2 CPU cores (x86-64), jax 0.10.2, otherwise idle: about a minute. To expect on unseen
+2 CPU cores (x86-64), jax 0.10.2, otherwise idle: 55 s. To expect on unseen
 problems, mean of five seeds (configs/study_objectives.py): ProcessBench F1 .968
 [.957, .978], best of 16 .852 [.821, .883] against a majority vote's .518.
 """
