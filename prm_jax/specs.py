@@ -1,4 +1,4 @@
-"""What describes a scorer, as data: model, head, step format, reading, reduction.
+"""What describes a scorer or a policy, as data: model, head, format, reading.
 
 A `ScorerSpec` is stored in every checkpoint and is all that train, score,
 search, serve and export need to treat a model alike. Everything here is a frozen
@@ -239,6 +239,43 @@ class ScorerSpec:
   label: str = ''
 
 
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+  """How a question and a solution are written for a policy.
+
+  The text is `question_template` filled in, then the steps with `separator` after
+  each but the last, then the token `end`. Question and steps (each with its
+  separator) are encoded one by one, so the ids of a prefix are a prefix of the ids.
+
+  Attributes:
+    question_template: must contain '{question}'.
+    separator: text after each step but the last; what a splitter cuts at.
+    end: special token that ends a response; '' if the model has none.
+    add_bos: start with the tokenizer's beginning-of-sequence token.
+    max_length: T, the context: prompt and response together, in tokens.
+  """
+
+  question_template: str = '{question}\n'
+  separator: str = '\n'
+  end: str = '<eos>'
+  add_bos: bool = False
+  max_length: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+  """Everything needed to sample text from given parameters.
+
+  Attributes:
+    model, text_format: see there; the head is the language model's.
+    tokenizer: 'bytes', or the name of the tokenizer file beside the checkpoint.
+  """
+
+  model: ModelSpec
+  text_format: TextFormat
+  tokenizer: str = 'bytes'
+
+
 def to_dict(spec: Any) -> dict[str, Any]:
   """Plain dict of a spec, ready for JSON (tuples become lists)."""
   return dataclasses.asdict(spec)
@@ -250,7 +287,12 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = 'spec') -> T:
   Raises:
     UserError: a key is unknown or missing; the sentence names it and `where`.
   """
-  nested = {'model': ModelSpec, 'head': HeadSpec, 'step_format': StepFormat}
+  nested = {
+    'model': ModelSpec,
+    'head': HeadSpec,
+    'step_format': StepFormat,
+    'text_format': TextFormat,
+  }
   fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
   unknown = sorted(set(values) - set(fields))
   if unknown:
@@ -260,7 +302,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = 'spec') -> T:
     )
   built = {}
   for name, value in values.items():
-    if cls is ScorerSpec and name in nested and isinstance(value, dict):
+    if cls in (ScorerSpec, PolicySpec) and name in nested and isinstance(value, dict):
       value = from_dict(nested[name], value, f'{where}.{name}')
     built[name] = tuple(value) if isinstance(value, list) else value
   try:
