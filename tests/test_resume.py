@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 
@@ -212,36 +213,49 @@ def newest(work):
   return max((int(p.name) for p in work.glob('checkpoints/[0-9]*')), default=0)
 
 
+def logged(work):
+  file = work / 'metrics.jsonl'
+  return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def unfinished(work):
+  """Numbers of the checkpoints that are being written."""
+  folders = work.glob('checkpoints/[0-9]*')
+  return [int(p.name) for p in folders if not (p / 'commit.json').exists()]
+
+
+# Where a run stands, seen from outside; `after` is a random number of steps.
 MOMENTS = {
-  'steps': lambda work, base: (
-    (work / 'metrics.jsonl').exists()
-    and len((work / 'metrics.jsonl').read_bytes().splitlines()) > base // 10 + 2
-  ),
-  'save': lambda work, base: any(
-    not (p / 'commit.json').exists() and int(p.name) > base + 20
-    for p in work.glob('checkpoints/[0-9]*')
-  ),
-  'later steps': lambda work, base: newest(work) >= base + 50,
-  'near the end': lambda work, base: newest(work) >= 190,
-  'evaluation': lambda work, base: (work / 'scorer' / 'spec.json').exists(),
+  'steps': lambda work, base, after: logged(work) > (base + after) // 10,
+  'save': lambda work, base, after: any(n > base + after for n in unfinished(work)),
+  'later steps': lambda work, base, after: newest(work) >= base + after,
+  'near the end': lambda work, base, after: newest(work) >= 200 - after // 2,
+  'evaluation': lambda work, base, after: (work / 'scorer' / 'spec.json').exists(),
 }
 
 
 @pytest.mark.slow
-def test_kill_9_at_five_moments_of_one_run(tmp_path):
-  code, err = tiny_runs.finish(tiny_runs.start(long_argv(tmp_path / 'straight')))
+def test_kill_9_at_five_random_moments_of_one_run(tmp_path):
+  """Each kind of moment once, at a step and after a delay that are drawn anew."""
+  seed = time.time_ns()
+  draw = random.Random(seed)
+  straight, work = tmp_path / 'straight', tmp_path / 'killed'
+  code, err = tiny_runs.finish(tiny_runs.start(long_argv(straight)))
   assert code == 0, err
-  work = tmp_path / 'killed'
+  exported = (straight / 'scorer' / 'spec.json').stat().st_mtime
+  evaluating = (straight / 'results.json').stat().st_mtime - exported
   for name, reached in MOMENTS.items():
-    base = newest(work)
+    base, after = newest(work), draw.randrange(10, 40)
     process = tiny_runs.start(long_argv(work))
-    wait_for(lambda: reached(work, base), process)  # noqa: B023
+    wait_for(lambda: reached(work, base, after), process)  # noqa: B023
+    longest = {'save': 0.01, 'evaluation': 0.6 * evaluating}.get(name, 0.05)
+    time.sleep(draw.uniform(0, longest))
     process.send_signal(signal.SIGKILL)
-    assert tiny_runs.finish(process)[0] == -9, name
+    assert tiny_runs.finish(process)[0] == -9, (name, seed)
     assert not (work / 'results.json').exists()
   code, err = tiny_runs.finish(tiny_runs.start(long_argv(work)))
   assert code == 0, err
-  assert promised(work) == promised(tmp_path / 'straight')
+  assert promised(work) == promised(straight), seed
 
 
 @pytest.mark.slow
@@ -249,7 +263,7 @@ def test_kill_9_at_five_moments_of_one_run(tmp_path):
 def test_sigterm_of_a_process(moment, tmp_path):
   work = tmp_path / 'work'
   process = tiny_runs.start(long_argv(work))
-  wait_for(lambda: MOMENTS[moment](work, 0), process)
+  wait_for(lambda: MOMENTS[moment](work, 0, 20), process)
   process.send_signal(signal.SIGTERM)
   code, err = tiny_runs.finish(process)
   assert code == 75, err
