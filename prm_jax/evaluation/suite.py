@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prm_jax.errors import UserError
-from prm_jax.evaluation import baselines, on_pools, on_splits, tables
-from prm_jax.evaluation.intervals import plain_mean
+from prm_jax.evaluation import baselines, on_pools, on_splits, steps, tables
+from prm_jax.evaluation.intervals import plain_mean, resamples
 from prm_jax.evaluation.on_splits import Tuning
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.result import (
@@ -105,6 +105,8 @@ def evaluate(
       tuning[who] = on_splits.fit_tuning(read[tune_split], scores, values[tune_split])
   for s in reported:
     on_splits.measure(out, read[s], values[s], scorers[s], tuning, options)
+  if train and tune_split and tune_split not in reported:
+    _baseline_on_tuning(out, read[tune_split], scorers[tune_split], options)
   _means(out, reported, truths)
   tables.add(out, [read[s] for s in reported])
   for scored_pool in held.values():
@@ -160,9 +162,9 @@ def _add_baseline(
   held: Mapping[str, ScoredPool],
 ) -> None:
   """Fits the baseline and scores everything with it; counts shared problems."""
-  steps = read_split('train', train, truth)
-  model = baselines.fit_position_length(steps)
-  seen, who = set(steps.problem_ids), baselines.POSITION_LENGTH
+  rows = read_split('train', train, truth)
+  model = baselines.fit_position_length(rows)
+  seen, who = set(rows.problem_ids), baselines.POSITION_LENGTH
   for s, split in read.items():
     scorers[s][who] = baselines.score(model, split)
     shared = len(seen & set(split.problem_ids))
@@ -171,6 +173,16 @@ def _add_baseline(
     pool.scorers[who] = baselines.score(model, pool.pool.steps)
     shared = len(seen & set(pool.pool.steps.problem_ids))
     out.count(f'{p}/best_of_n', {'problems_shared_with_train': shared})
+
+
+def _baseline_on_tuning(
+  out: Collector, split: Split, scorers: Mapping[str, Scores], options: Options
+) -> None:
+  """What trials that are compared on the tuning split have to beat there."""
+  who = baselines.POSITION_LENGTH
+  sample = resamples(split.problem_ids, options.n_resamples, options.seed)
+  found = steps.ranking(split, scorers[who], sample)['auroc']
+  out.put(metric_path(split.name, 'steps', 'auroc', '', who), found, split.truth)
 
 
 def _means(out: Collector, reported: Sequence[str], truths: Mapping[str, str]) -> None:
