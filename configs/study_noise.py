@@ -23,12 +23,14 @@ def get_config():
   )
   c.study.settings = (
     'exact:',
+    'flip0.1: data.label=flip@0.1',
     'flip0.2: data.label=flip@0.2',
+    'flip0.3: data.label=flip@0.3',
     'mc_hard8: data.label=mc_hard@8',
     'mc_soft8: data.label=mc_soft@8',
   )
   c.study.common = 'train.steps=2500 train.validate_every=0'
-  c.study.seeds = (0, 1)
+  c.study.seeds = (0, 1, 2)
   c.study.reference = 'bce'
   c.study.metrics = (
     'heldout/process_bench/f1@tuned:validation',
