@@ -1,4 +1,4 @@
-"""Training states on disk (orbax) and the plain export of a trained scorer.
+"""Training states on disk (orbax).
 
     checkpoints/
       00001200/        one training state
@@ -32,17 +32,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from prm_jax import jsonl, specs, tensors
+from prm_jax import jsonl
 from prm_jax.errors import UserError
-from prm_jax.formats import tokenizers
-from prm_jax.formats.tokenizers import Tokenizer
-from prm_jax.models import weights
-from prm_jax.specs import ScorerSpec
 
 COMMIT = 'commit.json'
 EXTRA = 'extra.json'
-SPEC = 'spec.json'
-WEIGHTS = 'model.safetensors'
 VERSION = 1
 # Files above this size are checked by size alone, so that a commit of a large model
 # does not read everything back.
@@ -414,73 +408,3 @@ def _read(place: epath.Path, step: int, abstract_state: Any, note: str) -> Resto
   )
   extra = jsonl.parse_object((folder / EXTRA).read_bytes(), str(folder / EXTRA))
   return Restored(state, step, extra, commit['metric'], note)
-
-
-def save_scorer(
-  directory: str | os.PathLike[str], spec: ScorerSpec, params: Any, tokenizer: Tokenizer
-) -> str:
-  """Exports what scoring needs, without optimizer: spec.json, model.safetensors and
-  the tokenizer's file. spec.json comes last, so an export is whole or refused.
-
-  Args:
-    params: tree of arrays, sharded in any way; only process 0 writes.
-
-  Returns:
-    The model hash.
-
-  Raises:
-    UserError: the place cannot be written.
-  """
-  folder = epath.Path(os.path.abspath(os.fspath(directory)))
-  if jax.process_count() > 1:
-    params = multihost_utils.process_allgather(params, tiled=True)
-  digest = tensors.model_hash(params)
-  if jax.process_index() == 0:
-    tensors.write(folder / WEIGHTS, params)
-    spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
-    about = {
-      'version': VERSION,
-      'model_hash': digest,
-      'tokenizer_fingerprint': tokenizer.fingerprint,
-      'spec': specs.to_dict(spec),
-    }
-    jsonl.write_bytes(folder / SPEC, (json.dumps(about, indent=1) + '\n').encode())
-  _barrier('scorer saved')
-  return digest
-
-
-def load_scorer(
-  directory: str | os.PathLike[str],
-) -> tuple[ScorerSpec, dict[str, Any], Tokenizer]:
-  """(spec, params as numpy arrays, tokenizer) of an export.
-
-  Raises:
-    UserError: no export is there, or it is damaged, incomplete or inconsistent.
-  """
-  folder = epath.Path(os.path.abspath(os.fspath(directory)))
-  file = folder / SPEC
-  if not file.exists():
-    raise UserError(
-      f'{folder}: no {SPEC} there, so it is no exported scorer; give the folder '
-      '"scorer" of a finished train run.'
-    )
-  about = jsonl.parse_object(jsonl.read_bytes(file), str(file))
-  for key in ('spec', 'model_hash', 'tokenizer_fingerprint'):
-    if key not in about:
-      raise UserError(f'{file}: {key!r} is missing; export the scorer again.')
-  spec = specs.from_dict(ScorerSpec, about['spec'], f'{file}: spec')
-  params = tensors.read(folder / WEIGHTS)
-  weights.check(params, weights.declare(spec.model, spec.head), str(folder / WEIGHTS))
-  if tensors.model_hash(params) != about['model_hash']:
-    raise UserError(
-      f'{folder / WEIGHTS}: not the weights that {SPEC} describes (another hash); '
-      'export or copy the scorer again.'
-    )
-  own = spec.tokenizer == 'bytes'
-  tokenizer = tokenizers.load('bytes' if own else str(folder / spec.tokenizer))
-  if tokenizer.fingerprint != about['tokenizer_fingerprint']:
-    raise UserError(
-      f'{folder}: not the tokenizer that the model was trained with (another '
-      'fingerprint); export or copy the scorer again.'
-    )
-  return spec, params, tokenizer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import prm_jax
-from prm_jax import checkpoint
+from prm_jax import exports
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
 from prm_jax.models import scorer as scoring_model
@@ -26,7 +26,7 @@ QUESTION, STEPS = '>3+4-2=?', ['+4=7', '-2=5']
 
 def save(folder, seed=0, spec=SPEC):
   params = scoring_model.init(spec.model, spec.head, jax.random.key(seed))
-  checkpoint.save_scorer(folder, spec, params, tokenizers.load('bytes'))
+  exports.save_scorer(folder, spec, params, tokenizers.load('bytes'))
 
 
 @pytest.fixture(scope='module')

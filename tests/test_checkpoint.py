@@ -17,12 +17,19 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from prm_jax import checkpoint, tensors
+from prm_jax import exports, tensors
 from prm_jax.checkpoint import Checkpointer, CheckpointPolicy
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
-from prm_jax.models import scorer
-from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+from prm_jax.models import lm, scorer
+from prm_jax.specs import (
+  HeadSpec,
+  ModelSpec,
+  PolicySpec,
+  ScorerSpec,
+  StepFormat,
+  TextFormat,
+)
 from prm_jax.training import optimizer, state
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -297,7 +304,7 @@ jax.config.update('jax_num_cpu_devices', 2)
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=rank)
 from jax.sharding import PartitionSpec
-from prm_jax import checkpoint
+from prm_jax import checkpoint, exports
 from prm_jax.formats import tokenizers
 from prm_jax.parallel import mesh, sharding
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
@@ -320,7 +327,7 @@ abstract = jax.tree.map(
   lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
 )
 assert saver.restore(abstract).step == 3
-checkpoint.save_scorer(folder + '/s', spec, params, tokenizers.load('bytes'))
+exports.save_scorer(folder + '/s', spec, params, tokenizers.load('bytes'))
 jax.distributed.shutdown()
 """
 
@@ -334,7 +341,7 @@ def test_two_processes_save_and_one_restores(tmp_path):
   for process in pair:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-  spec, params, _ = checkpoint.load_scorer(tmp_path / 's')
+  spec, params, _ = exports.load_scorer(tmp_path / 's')
   want = scorer.init(spec.model, spec.head, jax.random.key(1))
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -374,14 +381,14 @@ def test_model_hash_is_of_names_and_bytes():
 @pytest.fixture
 def exported(tmp_path):
   params = scorer.init(MODEL, SPEC.head, jax.random.key(1))
-  digest = checkpoint.save_scorer(tmp_path, SPEC, params, tokenizers.load('bytes'))
+  digest = exports.save_scorer(tmp_path, SPEC, params, tokenizers.load('bytes'))
   return tmp_path, params, digest
 
 
 def test_scorer_round_trip(exported):
   folder, params, digest = exported
   assert sorted(os.listdir(folder)) == ['model.safetensors', 'spec.json']
-  spec, loaded, tokenizer = checkpoint.load_scorer(folder)
+  spec, loaded, tokenizer = exports.load_scorer(folder)
   assert spec == SPEC and tensors.model_hash(loaded) == digest
   assert tokenizer.fingerprint == tokenizers.load('bytes').fingerprint
   assert_same(loaded, jax.device_get(params))
@@ -390,8 +397,8 @@ def test_scorer_round_trip(exported):
 def test_scorer_with_a_trained_tokenizer(tmp_path):
   bpe = tokenizers.train_bpe(['one two one two'] * 9, 270, tmp_path / 't.json')
   params = scorer.init(MODEL, SPEC.head, jax.random.key(1))
-  checkpoint.save_scorer(tmp_path / 'scorer', SPEC, params, bpe)
-  spec, _, tokenizer = checkpoint.load_scorer(tmp_path / 'scorer')
+  exports.save_scorer(tmp_path / 'scorer', SPEC, params, bpe)
+  spec, _, tokenizer = exports.load_scorer(tmp_path / 'scorer')
   assert spec.tokenizer == 'tokenizer.json'
   assert tokenizer.encode('one two') == bpe.encode('one two')
 
@@ -418,4 +425,32 @@ def test_bad_export_is_refused(exported, damage, message):
   folder, _, _ = exported
   damage(folder)
   with pytest.raises(UserError, match=message):
-    checkpoint.load_scorer(folder)
+    exports.load_scorer(folder)
+
+
+def test_policy_round_trip(tmp_path):
+  spec = PolicySpec(MODEL, TextFormat(separator=';', end='<eos>'))
+  params = lm.init(MODEL, jax.random.key(2))
+  digest = exports.save_policy(tmp_path, spec, params, tokenizers.load('bytes'))
+  assert sorted(os.listdir(tmp_path)) == ['model.safetensors', 'spec.json']
+  loaded, held, tokenizer = exports.load_policy(tmp_path)
+  assert loaded == spec and tensors.model_hash(held) == digest
+  assert tokenizer.token_id('<eos>') == 258
+  assert_same(held, jax.device_get(params))
+
+
+def test_the_other_kind_is_refused(exported, tmp_path_factory):
+  folder, _, _ = exported
+  with pytest.raises(UserError, match='holds a scorer, where a policy is needed'):
+    exports.load_policy(folder)
+  place = tmp_path_factory.mktemp('policy')
+  spec = PolicySpec(MODEL, TextFormat())
+  params = lm.init(MODEL, jax.random.key(2))
+  exports.save_policy(place, spec, params, tokenizers.load('bytes'))
+  with pytest.raises(UserError, match='holds a policy, where a scorer is needed'):
+    exports.load_scorer(place)
+  # A scorer exported before there were policies does not name its kind.
+  about = json.loads((folder / 'spec.json').read_text())
+  del about['kind']
+  (folder / 'spec.json').write_text(json.dumps(about))
+  assert exports.load_scorer(folder)[0] == SPEC

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from prm_jax import checkpoint, step_values
+from prm_jax import exports, step_values
 from prm_jax.errors import UserError
 from prm_jax.formats import step_format, tokenizers
 from prm_jax.formats.step_format import Unusable
@@ -140,7 +140,7 @@ def test_broken_parameters_surface(scorer):
 
 
 def test_score_in_a_few_lines(tmp_path, scorer):
-  checkpoint.save_scorer(tmp_path / 'scorer', SPEC, PARAMS, BYTES)
+  exports.save_scorer(tmp_path / 'scorer', SPEC, PARAMS, BYTES)
   rows = make_rows(3)
   questions, steps = [r.question for r in rows], [list(r.steps) for r in rows]
   found = api.score(str(tmp_path), questions, steps)

@@ -12,7 +12,7 @@ from tiny_runs import BARE, arguments, contents, promised, results, run
 from tiny_runs import quick_compilation as quick_compilation
 
 import prm_jax
-from prm_jax import checkpoint, objectives
+from prm_jax import exports, objectives
 from prm_jax.formats import tokenizers
 
 COMPILED_ONCE = {'optimizer.horizon': 30}
@@ -38,7 +38,7 @@ def metric_rows(workdir):
 
 
 def params_of(workdir):
-  return checkpoint.load_scorer(workdir / 'scorer')[1]
+  return exports.load_scorer(workdir / 'scorer')[1]
 
 
 @pytest.fixture(scope='module')
@@ -212,7 +212,7 @@ def test_objectives_train(name, tmp_path):
   rows = metric_rows(work)
   assert rows[-1]['step'] == 6
   assert all(np.isfinite(r['train/loss']) and r['train/grad_norm'] > 0 for r in rows)
-  spec = checkpoint.load_scorer(work / 'scorer')[0]
+  spec = exports.load_scorer(work / 'scorer')[0]
   assert spec.objective == name
   if name == 'orm':
     assert 'train/rows_unjudged' not in results(work)['counters']

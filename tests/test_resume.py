@@ -95,8 +95,8 @@ PLACES = {
   'after a save': (job.checkpoint.Checkpointer, 'save', {'call': 2, 'after': True}),
   'inside a save': (job.checkpoint, '_describe', {'call': 2}),
   'after a logged row': (job.writer.MetricWriter, 'write', {'call': 3, 'after': True}),
-  'before the export': (job.checkpoint, 'save_scorer', {}),
-  'after the export': (job.checkpoint, 'save_scorer', {'after': True}),
+  'before the export': (job.exports, 'save_scorer', {}),
+  'after the export': (job.exports, 'save_scorer', {'after': True}),
   'in evaluation': (job.measure.suite, 'evaluate', {}),
   'before results': (job.files.Workdir, 'write_results', {}),
 }

@@ -146,9 +146,9 @@ def encode_rows(
   # Checked before the separators are added, which are no step's content.
   empty = [not all(map(str.strip, row)) for row in steps]
   joined = [
-    () if found or blank or not row else [*(s + fmt.separator for s in row[:-1]), row[-1]]
+    [] if found or blank else [*(s + fmt.separator for s in row[:-1]), *row[-1:]]
     for row, found, blank in zip(steps, marked, empty)
-  ]  # fmt: skip
+  ]
   rows = step_format.encode_rows(whole, tokenizer, questions, joined)
   reasons = [
     'marker_in_text' if found else 'empty_step' if blank else reason

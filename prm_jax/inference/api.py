@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prm_jax import records
-from prm_jax.checkpoint import SPEC, load_scorer
 from prm_jax.errors import UserError
+from prm_jax.exports import SPEC, load_scorer
 from prm_jax.inference.scorer import Scorer
 from prm_jax.records import ScoreSet, Trajectory, make_id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from prm_jax import checkpoint, files, tensors, writer
+from prm_jax import exports, files, tensors, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
@@ -37,7 +37,7 @@ def run(command: Command) -> None:
 
 def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   config = command.config
-  spec, params, words = checkpoint.load_scorer(files.scorer_folder(config.scorer))
+  spec, params, words = exports.load_scorer(files.scorer_folder(config.scorer))
   sets = measure.load_sets(config)
   if not sets.splits and not sets.pools:
     raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from prm_jax import checkpoint, records, writer
+from prm_jax import exports, records, writer
 from prm_jax.errors import UserError
 from prm_jax.files import scorer_folder
 from prm_jax.formats.step_format import Unusable
@@ -44,7 +44,7 @@ def run(command: Command) -> None:
 
 def load(path: str) -> Scorer:
   """The scorer of a train run's workdir, or of an exported folder."""
-  return Scorer(*checkpoint.load_scorer(scorer_folder(path)))
+  return Scorer(*exports.load_scorer(scorer_folder(path)))
 
 
 def add_scores(

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prm_jax import checkpoint, files, objectives, writer
+from prm_jax import checkpoint, exports, files, objectives, writer
 from prm_jax.data.batches import Batches
 from prm_jax.errors import Preempted
 from prm_jax.inference.scorer import Scorer
@@ -98,7 +98,7 @@ def run(command: Command) -> None:
     writer.say(run.plan())
     params = run.fit()
     # Every process takes part in gathering sharded parameters; one writes.
-    digest = checkpoint.save_scorer(work / 'scorer', run.spec, params, run.words)
+    digest = exports.save_scorer(work / 'scorer', run.spec, params, run.words)
     if jax.process_index() == 0:
       run.finish(params, digest, started)
 

@@ -1,0 +1,147 @@
+"""Trained models as plain folders: what scoring or sampling needs, no optimizer.
+
+    spec.json           kind, model hash, tokenizer fingerprint, spec; written last
+    model.safetensors   weights
+    tokenizer.json      unless the tokenizer is built in
+
+A folder is a scorer or a policy and says which; one that is incomplete, damaged or
+of the other kind is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any, TypeVar
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from prm_jax import jsonl, specs, tensors
+from prm_jax.errors import UserError
+from prm_jax.formats import tokenizers
+from prm_jax.formats.tokenizers import Tokenizer
+from prm_jax.models import lm, weights
+from prm_jax.specs import PolicySpec, ScorerSpec
+
+SPEC = 'spec.json'
+WEIGHTS = 'model.safetensors'
+VERSION = 1
+S = TypeVar('S', ScorerSpec, PolicySpec)
+KINDS: dict[type, str] = {ScorerSpec: 'scorer', PolicySpec: 'policy'}
+
+
+def save_scorer(
+  directory: str | os.PathLike[str], spec: ScorerSpec, params: Any, tokenizer: Tokenizer
+) -> str:
+  """Writes the folder of a scorer.
+
+  Args:
+    params: tree of arrays, sharded in any way; only process 0 writes.
+
+  Returns:
+    The model hash.
+
+  Raises:
+    UserError: the place cannot be written.
+  """
+  return _save(directory, spec, params, tokenizer)
+
+
+def save_policy(
+  directory: str | os.PathLike[str], spec: PolicySpec, params: Any, tokenizer: Tokenizer
+) -> str:
+  """Writes the folder of a policy; as `save_scorer`."""
+  return _save(directory, spec, params, tokenizer)
+
+
+def load_scorer(
+  directory: str | os.PathLike[str],
+) -> tuple[ScorerSpec, dict[str, Any], Tokenizer]:
+  """(spec, params as numpy arrays, tokenizer) of a scorer's folder.
+
+  Raises:
+    UserError: no scorer is there, or it is damaged, incomplete or inconsistent.
+  """
+  return _load(directory, ScorerSpec)
+
+
+def load_policy(
+  directory: str | os.PathLike[str],
+) -> tuple[PolicySpec, dict[str, Any], Tokenizer]:
+  """(spec, params as numpy arrays, tokenizer) of a policy's folder.
+
+  Raises:
+    UserError: no policy is there, or it is damaged, incomplete or inconsistent.
+  """
+  return _load(directory, PolicySpec)
+
+
+def _save(
+  directory: str | os.PathLike[str],
+  spec: ScorerSpec | PolicySpec,
+  params: Any,
+  tokenizer: Tokenizer,
+) -> str:
+  folder = epath.Path(os.path.abspath(os.fspath(directory)))
+  several = jax.process_count() > 1
+  if several:
+    params = multihost_utils.process_allgather(params, tiled=True)
+  digest = tensors.model_hash(params)
+  if jax.process_index() == 0:
+    tensors.write(folder / WEIGHTS, params)
+    spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
+    about = {
+      'version': VERSION,
+      'kind': KINDS[type(spec)],
+      'model_hash': digest,
+      'tokenizer_fingerprint': tokenizer.fingerprint,
+      'spec': specs.to_dict(spec),
+    }
+    jsonl.write_bytes(folder / SPEC, (json.dumps(about, indent=1) + '\n').encode())
+  if several:
+    multihost_utils.sync_global_devices('model exported')
+  return digest
+
+
+def _load(
+  directory: str | os.PathLike[str], cls: type[S]
+) -> tuple[S, dict[str, Any], Tokenizer]:
+  kind = KINDS[cls]
+  folder = epath.Path(os.path.abspath(os.fspath(directory)))
+  file = folder / SPEC
+  if not file.exists():
+    raise UserError(
+      f'{folder}: no {SPEC} there, so it is no exported {kind}; give the folder '
+      f'"{kind}" of a finished train run.'
+    )
+  about = jsonl.parse_object(jsonl.read_bytes(file), str(file))
+  for key in ('spec', 'model_hash', 'tokenizer_fingerprint'):
+    if key not in about:
+      raise UserError(f'{file}: {key!r} is missing; export the {kind} again.')
+  # Scorers exported before there were policies do not name their kind.
+  held = about.get('kind', 'scorer')
+  if held != kind:
+    raise UserError(
+      f'{folder}: holds a {held}, where a {kind} is needed; give the folder "{kind}" '
+      'of a train run that made one.'
+    )
+  spec = specs.from_dict(cls, about['spec'], f'{file}: spec')
+  head = spec.head if isinstance(spec, ScorerSpec) else lm.HEAD
+  params = tensors.read(folder / WEIGHTS)
+  weights.check(params, weights.declare(spec.model, head), str(folder / WEIGHTS))
+  if tensors.model_hash(params) != about['model_hash']:
+    raise UserError(
+      f'{folder / WEIGHTS}: not the weights that {SPEC} describes (another hash); '
+      f'export or copy the {kind} again.'
+    )
+  own = spec.tokenizer == 'bytes'
+  tokenizer = tokenizers.load('bytes' if own else str(folder / spec.tokenizer))
+  if tokenizer.fingerprint != about['tokenizer_fingerprint']:
+    raise UserError(
+      f'{folder}: not the tokenizer that the model was trained with (another '
+      f'fingerprint); export or copy the {kind} again.'
+    )
+  return spec, params, tokenizer
