@@ -17,7 +17,8 @@ from prm_jax.objectives import OBJECTIVES
 
 R = jnp.array([[0.5, 1.0, -0.3]])
 ONES = jnp.ones((1, 3))
-NAMES = tuple(OBJECTIVES)
+# Those of steps; tests/test_objectives_next_token.py has the one of tokens.
+NAMES = tuple(n for n, o in OBJECTIVES.items() if not o.trains_policy)
 
 KINDS = {
   'all_correct': [1, 1, 1],

@@ -4,6 +4,7 @@ Each is a pure function `f(values, labels, mask, weights=None, *, ...)` of the l
 of "correct" [B, P] and of what is known about the steps. `OBJECTIVES` holds them by
 name, `evaluate` calls one on a head's outputs and a batch, and `units` explains what
 one unit of weight is. `shaping` has the rewards of temporal-difference learning.
+`next_token` is the one that trains policies: it reads tokens instead of steps.
 """
 
 from prm_jax.objectives import shaping, units
@@ -23,6 +24,7 @@ from prm_jax.objectives.registry import (
   get,
 )
 from prm_jax.objectives.temporal import lambda_returns, n_step_returns, td
+from prm_jax.objectives.tokens import next_token, token_losses
 from prm_jax.objectives.units import UNITS
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
   'lambda_returns',
   'mse',
   'n_step_returns',
+  'next_token',
   'orm',
   'orm_no_error',
   'q_ranking',
@@ -45,5 +48,6 @@ __all__ = [
   'shaping',
   'td',
   'three_class',
+  'token_losses',
   'units',
 ]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from prm_jax import step_values
 from prm_jax.errors import UserError
-from prm_jax.objectives import outcome, pointwise, ranking, temporal, units
+from prm_jax.objectives import outcome, pointwise, ranking, temporal, tokens, units
 from prm_jax.specs import HeadSpec
 
 
@@ -31,7 +31,8 @@ class Objective:
     fn: `fn(values, labels, mask, weights, **arrays, **hyperparameters)`, which
       returns `(loss_sum, weight)`.
     outputs: Q, the numbers of outputs a step that a head may have. 1 and 2 reach
-      `fn` as the logit of "correct" [B, P], others as they are, [B, P, Q].
+      `fn` as the logit of "correct" [B, P], others as they are, [B, P, Q]. () is a
+      language model: `fn(logits [B, T, V], tokens, token_mask, weights)`.
     step_value: the name in `step_values.VALUES` by which a model trained so is
       read.
     kind: what the values read so are: 'logit' or 'probability'.
@@ -53,6 +54,11 @@ class Objective:
   arrays: tuple[str, ...] = ()
   fixed: tuple[tuple[str, Any], ...] = ()
   defaults: tuple[tuple[str, Any], ...] = ()
+
+  @property
+  def trains_policy(self) -> bool:
+    """Whether tokens are learned, and not what is known about steps."""
+    return not self.outputs
 
   @property
   def hyperparameters(self) -> dict[str, Any]:
@@ -109,6 +115,7 @@ _ALL = (
     'q_ranking_theoretical_released', ranking.q_ranking_theoretical, double_count=True
   ),
   Objective('td', temporal.td, reduction='last', arrays=_OUTCOME),
+  Objective('next_token', tokens.next_token, outputs=(), unit='token'),
 )
 
 OBJECTIVES: dict[str, Objective] = {o.name: o for o in _ALL}
@@ -134,9 +141,17 @@ def check_head(objective: str | Objective, head: HeadSpec) -> None:
   """Refuses a head whose outputs the objective can not read.
 
   Raises:
-    UserError: the head has the wrong number of outputs a step.
+    UserError: the head has the wrong number of outputs a step, or is none of a
+      language model where one is trained.
   """
   objective = get(objective)
+  if objective.trains_policy:
+    if head.kind != 'lm':
+      raise UserError(
+        f'objective {objective.name!r} trains a policy, and head {head.kind!r} reads '
+        "steps; set head.kind='lm'."
+      )
+    return
   counts = {'scalar': 1, 'mlp': 2, 'label_tokens': len(head.label_tokens)}
   n = counts.get(head.kind, head.n_outputs)
   if head.kind == 'lm' or n not in objective.outputs:
@@ -175,11 +190,12 @@ def evaluate(
 
   Args:
     objective: a name of `OBJECTIVES`, or an `Objective`.
-    outputs: [B, P] or [B, P, Q], any float dtype.
+    outputs: [B, P] or [B, P, Q], any float dtype; [B, T, V] of a language model.
     batch: arrays by name: 'labels' and 'mask' [B, P], 'weights' [B, P] (ones if
-      absent), 'row_mask' [B] (False at rows that fill up a batch, which then count
-      nowhere), 'problem_weight' [B] (for unit 'problem'), and the objective's own
-      `arrays`. Other entries are not looked at.
+      absent), or 'tokens' and 'token_mask' [B, T] for a policy; 'row_mask' [B] (False
+      at rows that fill up a batch, which then count nowhere), 'problem_weight' [B]
+      (for unit 'problem'), and the objective's own `arrays`. Other entries are not
+      looked at.
     unit: of weight; the objective's own if None.
     **hyperparameters: the objective's, by name.
 
@@ -193,6 +209,8 @@ def evaluate(
   """
   objective = get(objective)
   check_hyperparameters(objective, hyperparameters)
+  if objective.trains_policy:
+    return _of_tokens(objective, outputs, batch, unit or objective.unit)
   n_outputs = 1 if jnp.ndim(outputs) == 2 else outputs.shape[-1]
   if n_outputs not in objective.outputs:
     raise ValueError(
@@ -218,4 +236,19 @@ def evaluate(
     **{**dict(objective.defaults), **hyperparameters, **dict(objective.fixed)},
     unit=unit or objective.unit,
     problem_weight=batch.get('problem_weight'),
+  )
+
+
+def _of_tokens(
+  objective: Objective,
+  logits: jax.Array,
+  batch: Mapping[str, jax.Array],
+  unit: str,
+) -> units.LossAndWeight:
+  mask = jnp.asarray(batch['token_mask']).astype(bool)
+  if 'row_mask' in batch:
+    mask &= jnp.asarray(batch['row_mask']).astype(bool)[:, None]
+  problem_weight = batch.get('problem_weight')
+  return objective.fn(
+    logits, batch['tokens'], mask, unit=unit, problem_weight=problem_weight
   )
