@@ -205,6 +205,16 @@ def get_config() -> ConfigDict:
   c.rows = '0:3'  # inspect: START:STOP
   c.vocab_size = 512  # tokenizer
 
+  # Audit of labels: algorithms against a reference and the truth (jobs/audit.py).
+  c.audit = audit = ConfigDict()
+  audit.labelled = ''  # NAME=PATH[@LABELSET], ...; PATH may be a label run's workdir.
+  #   NAME is FAMILY or FAMILY.SETTING; LABELSET is by default the family
+  audit.reference = ''  # PATH[@LABELSET]: V of every prefix, with counts; by default
+  #   the label set is called reference
+  audit.tau = 0.125  # a prefix is dead if V < tau
+  audit.compare = ''  # families compared with all others; '' means the first
+  audit.streams = 2000  # simulated prefixes for the error of a stopping rule
+
   # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
   c.study = study = ConfigDict()
   study.methods = ()  # 'NAME=configs/FILE.py key=value key=value' each
