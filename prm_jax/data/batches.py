@@ -35,8 +35,13 @@ class Batches:
     problem_weight [B] float32    1 / rows of the problem in the data, 0 for fillers
     source_index [B] int32
 
+  For a policy, `of='tokens'`, there is nothing of the steps and of the outcome, and
+
+    token_mask [B, T] bool        the token belongs to the response, end token included
+
   Args:
     cache: the rows.
+    of: what is learned, 'steps' or 'tokens'.
     seed: of the shuffles.
     batch_size: of the global batch, all processes together.
     buckets: lengths to pad to; none means `epoch_plan.default_buckets`.
@@ -55,6 +60,7 @@ class Batches:
     *,
     seed: int,
     batch_size: int,
+    of: str = 'steps',
     buckets: Sequence[int] = (),
     source_weights: Sequence[float] = (),
     process_index: int = 0,
@@ -63,6 +69,7 @@ class Batches:
     if seed < 0:
       raise UserError(f'seed={seed} must be 0 or above.')
     self.cache = cache
+    self._assemble = {'steps': assemble, 'tokens': assemble_tokens}[of]
     self.seed = seed
     self.batch_size = batch_size
     self.process = (process_index, process_count)
@@ -86,7 +93,8 @@ class Batches:
   def __getitem__(self, step: int) -> Arrays:
     batch = self.rows(step)
     rows = epoch_plan.process_rows(batch.rows, *self.process)
-    return assemble(self.cache, rows, batch.length, self.max_steps[batch.length])
+    n_steps = self.max_steps[batch.length]
+    return self._assemble(self.cache, rows, batch.length, n_steps)
 
   @property
   def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -140,8 +148,7 @@ class Batches:
 
 def assemble(cache: TokenCache, rows: np.ndarray, length: int, n_steps: int) -> Arrays:
   """Padded arrays of the rows `rows` [B] (-1 for fillers): T = length, P = n_steps."""
-  there = rows != epoch_plan.FILLER
-  held = np.where(there, rows, 0)
+  there, held, shared = _of_rows(cache, rows)
   token_at, is_token = _window(cache.offsets, held, there, length)
   step_at, is_step = _window(cache.step_offsets, held, there, n_steps)
   mask = is_step & cache.mask[step_at]
@@ -155,11 +162,37 @@ def assemble(cache: TokenCache, rows: np.ndarray, length: int, n_steps: int) -> 
     'steps_mask': is_step,
     'outcome': np.where(outcome_mask, cache.outcome[held], np.float32(0)),
     'outcome_mask': outcome_mask,
+    **shared,
+  }
+
+
+def assemble_tokens(
+  cache: TokenCache, rows: np.ndarray, length: int, n_steps: int = 0
+) -> Arrays:
+  """As `assemble`, what a policy learns from; the number of steps plays no part."""
+  there, held, shared = _of_rows(cache, rows)
+  token_at, is_token = _window(cache.offsets, held, there, length)
+  after_question = np.arange(length) >= cache.question_length[held][:, None]
+  return {
+    'tokens': np.where(is_token, cache.tokens[token_at], np.int32(cache.pad_id)),
+    'token_mask': is_token & after_question,
+    **shared,
+  }
+
+
+def _of_rows(
+  cache: TokenCache, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Arrays]:
+  """Which rows are no fillers, the rows with 0 for fillers, and what every row has."""
+  there = rows != epoch_plan.FILLER
+  held = np.where(there, rows, 0)
+  shared = {
     'row_mask': there,
     'problem_index': np.where(there, cache.problem_index[held], np.int32(0)),
     'problem_weight': np.where(there, cache.problem_weight[held], np.float32(0)),
     'source_index': np.where(there, cache.source_index[held], np.int32(0)),
   }
+  return there, held, shared
 
 
 def _window(

@@ -143,7 +143,7 @@ def of_world(
     weights=np.ones(len(lines), np.float32),
     outcome=judged if checker else np.full_like(judged, np.nan),
     source_index=np.zeros(rows.n_rows, np.int32),
-    sources=(f'world_{rows.split}',),
+    sources=(arithmetic.source_name(rows).replace(':', '_'),),
     label_kinds=(kind,) if label else (),
   )
 

@@ -5,6 +5,7 @@ A source is written `[name=]path[:format][@weight]`:
     runs/label/labelled.jsonl                    our own records
     shepherd=math_shepherd.jsonl:math_shepherd@0.5
     world:train                                  a split of the embedded world
+    world_exact:train                            its problems, solved exactly
 
 A source with weight w and n usable rows gives floor(w n + 1/2) rows to each epoch:
 every row floor(w) times, and the rest by a draw without replacement that differs
@@ -33,6 +34,8 @@ from prm_jax.worlds.arithmetic import WorldConfig
 
 RECORDS = 'records'
 WORLD = 'world'
+WORLD_EXACT = 'world_exact'
+WORLDS = (WORLD, WORLD_EXACT)
 DATA_VARIABLE = 'PRM_JAX_DATA'
 DEDUPES = ('none', 'across', 'all')
 LEAKS = ('count', 'drop', 'error')
@@ -47,7 +50,7 @@ class Source:
   Attributes:
     name: what per-source counters and metrics call it.
     path: file, directory or glob; for the embedded world, the name of a split.
-    format: 'records', 'world' or an importer's name.
+    format: 'records', one of `WORLDS` or an importer's name.
     weight: > 0, see the module's docstring.
   """
 
@@ -133,13 +136,13 @@ def _parse_one(item: str) -> Source:
     raise UserError(f'data source {item!r}: the weight must be a number above 0.')
   path, format = rest, RECORDS
   head, colon, tail = rest.rpartition(':')
-  if colon and head == WORLD:
+  if colon and head in WORLDS:
     if tail not in arithmetic.SPLITS:
       raise UserError(
         f'data source {item!r}: the world has no split {tail!r}; its splits are '
         f'{", ".join(arithmetic.SPLITS)}.'
       )
-    return Source(name or f'{WORLD}_{tail}', tail, WORLD, weight)
+    return Source(name or f'{head}_{tail}', tail, head, weight)
   if colon and head and _TAIL.fullmatch(tail):
     path, format = head, tail
     if format not in importers.FORMATS:
@@ -232,8 +235,9 @@ def load(
 def _read(
   source: Source, options: ImportOptions, world: WorldConfig
 ) -> tuple[list[Trajectory], Mapping[str, int]]:
-  if source.format == WORLD:
-    return arithmetic.split(world, source.path), {}
+  if source.format in WORLDS:
+    exact = source.format == WORLD_EXACT
+    return arithmetic.split(world, source.path, exact=exact), {}
   return importers.read(resolve(source.path), source.format, options)
 
 

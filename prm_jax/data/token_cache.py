@@ -4,6 +4,9 @@ The cache of a run lies in `cache_dir/<key>`, where the key is made of everythin
 that its content depends on: the data, the step format with its truncation, the
 tokenizer, the label set, the checker and the policies. The second run reads it
 back; a damaged one is built again, with a note.
+
+With a text format instead of a step format the rows are solutions as a policy reads
+and learns them; labels play no part then, and steps are read at their last tokens.
 """
 
 from __future__ import annotations
@@ -23,13 +26,14 @@ from prm_jax.data import array_files, columns
 from prm_jax.data.columns import Columns
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
-from prm_jax.formats import step_format
+from prm_jax.formats import step_format, text_format
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.records import Trajectory
-from prm_jax.specs import StepFormat
+from prm_jax.specs import StepFormat, TextFormat
 
 VERSION = 1
-REQUIREMENTS = ('labels', 'outcome')
+REQUIREMENTS = ('labels', 'outcome', 'right')
+Format = StepFormat | TextFormat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +63,8 @@ class TokenCache:
     pad_id: the tokenizer's.
     counters: what was used and what was not: rows_ with a reason of
       `step_format.REASONS`, or unlabelled, weightless (labels are all context),
-      labels_cut (truncation took every label with a weight), unjudged. Each also as
-      'SOURCE/...' where there are several sources.
+      labels_cut (truncation took every label with a weight), unjudged, wrong. Each
+      also as 'SOURCE/...' where there are several sources.
     key: names the cache; equal keys hold equal arrays.
     notes: what a person should know, e.g. that a damaged cache was built again.
   """
@@ -118,7 +122,7 @@ _META = ('sources', 'label', 'label_kinds', 'pad_id', 'counters', 'key')
 
 def build(
   trajectories: Mixture | Sequence[Trajectory],
-  fmt: StepFormat,
+  fmt: Format,
   tokenizer: Tokenizer,
   label: str,
   checker: str = '',
@@ -131,12 +135,13 @@ def build(
 
   Args:
     trajectories: rows, alone or as a mixture of sources.
-    fmt, tokenizer: checked together first (`step_format.check`).
+    fmt, tokenizer: checked together first (`step_format.check`, `text_format.check`).
     label: label set to train on; '' takes none.
     checker: verdict to take outcomes from; '' takes none.
     cache_dir: where caches lie; None keeps nothing.
     require: what a row must have to be used: 'labels' (a labelled step with a
-      weight above 0, after truncation) and 'outcome' (a judged answer).
+      weight above 0, after truncation), 'outcome' (a judged answer), 'right' (an
+      answer that is not judged wrong).
     allow_empty: use rows with empty steps.
 
   Raises:
@@ -158,7 +163,7 @@ def build(
 
 def build_columns(
   rows: Columns,
-  fmt: StepFormat,
+  fmt: Format,
   tokenizer: Tokenizer,
   label: str,
   checker: str = '',
@@ -170,7 +175,10 @@ def build_columns(
   """`build` from columns (`columns.of_world` makes them without records)."""
   if bad := sorted(set(require) - set(REQUIREMENTS)):
     raise UserError(f'a row cannot be required to have {bad[0]!r}; {REQUIREMENTS} can.')
-  step_format.check(fmt, tokenizer)
+  if isinstance(fmt, TextFormat):
+    text_format.check(fmt, tokenizer)
+  else:
+    step_format.check(fmt, tokenizer)
   key = _key(rows, fmt, tokenizer, label, checker, require, allow_empty)
   notes: tuple[str, ...] = ()
   folder = None if cache_dir is None else epath.Path(cache_dir) / key
@@ -189,7 +197,7 @@ def build_columns(
 
 def _key(
   rows: Columns,
-  fmt: StepFormat,
+  fmt: Format,
   tokenizer: Tokenizer,
   label: str,
   checker: str,
@@ -221,16 +229,20 @@ def _read(folder: epath.Path) -> TokenCache:
 
 def _encode(
   rows: Columns,
-  fmt: StepFormat,
+  fmt: Format,
   tokenizer: Tokenizer,
   label: str,
   key: str,
   require: tuple[str, ...],
   allow_empty: bool,
 ) -> TokenCache:
-  encoded = step_format.encode_rows(
-    fmt, tokenizer, rows.questions, rows.steps, allow_empty=allow_empty, names=rows.ids
-  )
+  if isinstance(fmt, TextFormat):
+    encoded = text_format.encode_rows(fmt, tokenizer, rows.questions, rows.steps)
+  else:
+    encoded = step_format.encode_rows(
+      fmt, tokenizer, rows.questions, rows.steps,
+      allow_empty=allow_empty, names=rows.ids,
+    )  # fmt: skip
   given, kept = rows.n_steps, np.diff(encoded.step_offsets)
   # Labels follow the steps: what truncation cut loses its label as well.
   row_of = np.repeat(np.arange(len(given)), given)
@@ -251,6 +263,8 @@ def _encode(
     reasons[mute & (n_counting_given > 0)] = 'labels_cut'
   if 'outcome' in require:
     reasons[(reasons == '') & np.isnan(rows.outcome)] = 'unjudged'
+  if 'right' in require:
+    reasons[(reasons == '') & (rows.outcome == 0)] = 'wrong'
   used = reasons == ''
 
   facts = {
@@ -263,6 +277,8 @@ def _encode(
     'steps_labelled': np.where(used, n_labels, 0),
     'steps_context_only': np.where(used, n_labels - n_counting, 0),
   }
+  if 'right' in require:
+    facts['rows_used_without_verdict'] = used & np.isnan(rows.outcome)
   counters = _count(facts, rows)
   if not used.any():
     raise UserError(_nothing_left(counters, label, fmt))
@@ -280,7 +296,8 @@ def _encode(
   )
   mask = mask[steps_used]
   demanded = mask if 'labels' in require else np.ones_like(mask)
-  step_format.check_dataset(fmt, tokenizer, chosen, demanded)
+  if isinstance(fmt, StepFormat):
+    step_format.check_dataset(fmt, tokenizer, chosen, demanded)
   outcome = rows.outcome[used]
   row_index = np.flatnonzero(used)
   problem = columns.problem_numbers([rows.problem_ids[r] for r in row_index])
@@ -324,16 +341,19 @@ def _count(facts: dict[str, np.ndarray], rows: Columns) -> dict[str, int]:
   return counters
 
 
-def _nothing_left(counters: dict[str, int], label: str, fmt: StepFormat) -> str:
+def _nothing_left(counters: dict[str, int], label: str, fmt: Format) -> str:
   words = {
     k.removeprefix('rows_'): n
     for k, n in counters.items()
-    if k.startswith('rows_') and k not in ('rows_used', 'rows_truncated')
+    if k.startswith('rows_') and not k.startswith(('rows_used', 'rows_truncated'))
   }
   why = ', '.join(f'{n} {k}' for k, n in words.items()) or 'there are none'
   todo = 'check the data'
   if set(words) == {'unlabelled'}:
     todo = f'check that label set {label!r} holds labels, and the label policy'
   elif {'too_long', 'labels_cut'} & set(words):
-    todo = f'raise step_format.max_length (now {fmt.max_length})'
+    which = 'text' if isinstance(fmt, TextFormat) else 'step_format'
+    todo = f'raise {which}.max_length (now {fmt.max_length})'
+  elif set(words) == {'wrong'}:
+    todo = 'give solutions that reach the right answer, or set policy.train_on=all'
   return f'no row of {counters["rows"]} can be used ({why}); {todo}.'

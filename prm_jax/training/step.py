@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from prm_jax.errors import NonFiniteLoss, UserError
-from prm_jax.models import scorer
+from prm_jax.models import lm, scorer
 from prm_jax.specs import HeadSpec, ModelSpec
 from prm_jax.training.state import TrainState
 
@@ -25,12 +25,23 @@ ApplyFn = Callable[[Any, Batch, jax.Array], jax.Array]
 Objective = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
+
 def apply_scoring_model(spec: ModelSpec, head: HeadSpec, **options: Any) -> ApplyFn:
   """An `ApplyFn` of the scoring model; `options` are those of `scorer.apply`."""
 
   def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
     tokens, positions = batch['tokens'], batch['step_positions']
     return scorer.apply(spec, head, params, tokens, positions, key=key, **options)
+
+  return apply_fn
+
+
+def apply_policy(spec: ModelSpec, **options: Any) -> ApplyFn:
+  """An `ApplyFn` of the language model; `options` are those of `lm.apply`."""
+
+  def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
+    del key  # it has no dropout
+    return lm.apply(spec, params, batch['tokens'], **options)
 
   return apply_fn
 
@@ -51,7 +62,8 @@ def make_train_step(
   but the number of the step.
 
   Args:
-    apply_fn: (params, batch, dropout key) -> head outputs, [B, P] or [B, P, Q].
+    apply_fn: (params, batch, dropout key) -> head outputs, [B, P] or [B, P, Q], or
+      logits [B, T, V].
     objective: (outputs, batch) -> (loss_sum, weight), float32 scalars; rows whose
       `row_mask` is False must not count, as with `objectives.registry.evaluate`.
     tx: optimizer.
@@ -152,9 +164,7 @@ def _accumulate(grad_fn, params: Any, batch: Batch, key: jax.Array, n: int):
 
 
 def _norm(tree: Any) -> jax.Array:
-  return optax.tree_utils.tree_norm(
-    jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-  )
+  return optax.tree_utils.tree_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
 
 
 def _of_source(batch: Batch, source: jax.Array) -> dict[str, jax.Array]:

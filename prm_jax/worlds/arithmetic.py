@@ -10,6 +10,9 @@ split is candidate 0 of problem i of that split's pool.
 
 Label sets of the records (all exact): 'valid' and 'on_track' (kind correctness) and
 'value' (kind value, for the population named in `how`).
+
+With `exact=True` the same problems come with their exact solutions, which no solver
+wrote: what a policy is trained on, whose errors are then its own.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ from prm_jax.worlds import problems as problems_lib
 from prm_jax.worlds import solvers, truths
 from prm_jax.worlds.problems import SPLITS, WorldConfig
 
+EXACT = 'exact'
+
 __all__ = [
+  'EXACT',
   'SPLITS',
   'WorldArrays',
   'WorldConfig',
@@ -35,6 +41,7 @@ __all__ = [
   'problem_records',
   'row_ids',
   'row_texts',
+  'source_name',
   'split',
   'to_trajectories',
   'train_arrays',
@@ -47,7 +54,8 @@ class WorldArrays:
 
   Attributes:
     split: name of the split.
-    population: name of the solvers who wrote them, and under whom `value` is V.
+    population: name of the solvers who wrote them, and under whom `value` is V;
+      'exact' for exact solutions, whose V is 1.
     question_text: uint8 [bytes]; row r is question_text[question_offsets[r]:
       question_offsets[r + 1]] (ASCII, so bytes are characters and tokens).
     question_offsets: int64 [R + 1].
@@ -91,14 +99,16 @@ class WorldArrays:
     return len(self.outcome)
 
 
-def train_arrays(config: WorldConfig, start: int, n: int) -> WorldArrays:
+def train_arrays(
+  config: WorldConfig, start: int, n: int, *, exact: bool = False
+) -> WorldArrays:
   """Rows start .. start + n - 1 of the endless training stream.
 
   Row i is solution i % solutions_per_problem of problem i // solutions_per_problem.
   """
   row = np.arange(start, start + n)
   problem, sample = np.divmod(row, config.solutions_per_problem)
-  return arrays(config, 'train', problem, sample)
+  return arrays(config, 'train', problem, sample, exact=exact)
 
 
 def arrays(
@@ -106,10 +116,15 @@ def arrays(
   split: str,
   problem_index: np.ndarray,
   sample_index: np.ndarray,
+  *,
+  exact: bool = False,
 ) -> WorldArrays:
   """Solution `sample_index` [R] of problem `problem_index` [R] of a split.
 
   The memory and time grow with the spread of `problem_index`.
+
+  Args:
+    exact: the exact solutions instead, the same for every sample.
 
   Raises:
     UserError: no such split; too few different problems in the world.
@@ -117,14 +132,19 @@ def arrays(
   low = int(problem_index.min()) if len(problem_index) else 0
   high = int(problem_index.max()) + 1 if len(problem_index) else 0
   asked = problems_lib.problems(config, split, low, high - low)[problem_index - low]
-  solved = solvers.solve(config, split, asked, problem_index, sample_index)
-  name = solvers.population_of(split)
-  who = solvers.population(config, name)
+  if exact:
+    name = EXACT
+    solved = solvers.Solutions(np.zeros_like(problem_index), asked.values)
+    value = np.ones(asked.values.shape)
+  else:
+    name = solvers.population_of(split)
+    solved = solvers.solve(config, split, asked, problem_index, sample_index)
+    who = solvers.population(config, name)
+    value = truths.prefix_values(config, who, asked, solved.values)
 
   there = asked.ops >= 0
   valid = truths.valid_lines(config, asked, solved.values)
   track = truths.on_track(valid)
-  value = truths.prefix_values(config, who, asked, solved.values)
   question_text, question_offsets = problems_lib.question_bytes(config, asked)
   step_text, step_offsets = problems_lib.step_bytes(
     config, asked.ops[there], solved.values[:, 1:][there]
@@ -151,20 +171,25 @@ def arrays(
   )
 
 
-def split(config: WorldConfig, name: str, n: int | None = None) -> list[Trajectory]:
+def split(
+  config: WorldConfig, name: str, n: int | None = None, *, exact: bool = False
+) -> list[Trajectory]:
   """The rows of a split: one solution a problem (train: solutions_per_problem).
 
   Args:
     name: one of `SPLITS`.
     n: how many rows; the config's number if None. Row i does not depend on it.
+    exact: with exact solutions.
   """
   if name == 'train':
     n = config.n_train if n is None else n
-    return to_trajectories(config, train_arrays(config, 0, n))
+    return to_trajectories(config, train_arrays(config, 0, n, exact=exact))
   sizes = {'validation': config.n_validation}
   n = sizes.get(name, config.n_heldout) if n is None else n
   row = np.arange(n)
-  return to_trajectories(config, arrays(config, name, row, np.zeros_like(row)))
+  return to_trajectories(
+    config, arrays(config, name, row, np.zeros_like(row), exact=exact)
+  )
 
 
 def pool_arrays(
@@ -233,7 +258,7 @@ def row_ids(config: WorldConfig, rows: WorldArrays) -> list[str]:
   questions = _texts(rows.question_text, rows.question_offsets)
   indices = zip(rows.problem_index.tolist(), rows.sample_index.tolist(), strict=True)
   return [
-    make_id(_source(rows.split), f'{config.seed}/{i}/{question}', k)
+    make_id(source_name(rows), f'{config.seed}/{i}/{question}', k)
     for question, (i, k) in zip(questions, indices, strict=True)
   ]
 
@@ -255,9 +280,11 @@ def to_trajectories(config: WorldConfig, rows: WorldArrays) -> list[Trajectory]:
         problem_id=make_problem_id(questions[r]),
         question=questions[r],
         steps=tuple(steps[r]),
-        source=_source(rows.split),
+        source=source_name(rows),
         gold_answer=str(gold),
-        generator=f'world/{rows.population}/{int(rows.solver[r])}',
+        generator=f'world/{rows.population}/{int(rows.solver[r])}'
+        if rows.population != EXACT
+        else f'world/{EXACT}',
         sample_index=int(rows.sample_index[r]),
         answer=str(answer),
         verdicts={'exact': truths.verdict(answer, gold)},
@@ -274,6 +301,14 @@ def to_trajectories(config: WorldConfig, rows: WorldArrays) -> list[Trajectory]:
       )
     )
   return out
+
+
+def source_name(rows: WorldArrays) -> str:
+  """What the rows' records name as their source: 'world:train'."""
+  source = _source(rows.split)
+  return (
+    source.replace('world', f'world_{EXACT}') if rows.population == EXACT else source
+  )
 
 
 def _source(split_name: str) -> str:
