@@ -8,10 +8,13 @@
       samples/         per-sample JSON lines
       checkpoints/     training states, see `checkpoint.py`
       scorer/          the trained model: spec, weights, tokenizer
+      policy/          the same of a train run with objective next_token
       cache/           token caches
+      solutions/, labelled/, rollouts/, trees/, chunks/, timing.jsonl
+                       what rollout and label write, see `jobs/chunks.py`
 
 Files are written whole or not at all. A run holds a lock on its workdir, so a
-second job in the same place is refused.
+second job in the same place is refused; shards of one job may share it.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -37,7 +41,8 @@ CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
 # How a study's finished runs are shown, and how many run at once.
 SHOWN = ('study.metrics', 'study.reference', 'study.processes')
 # What a run leaves before it has done anything: such a workdir takes another config.
-PREPARATIONS = frozenset(('.lock', 'config.json', 'cache'))
+PREPARATIONS = frozenset(('config.json', 'cache'))
+LOCK_SECONDS = 10.0  # a shard waits so long for another one's start
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
@@ -96,12 +101,16 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def open_workdir(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
+def open_workdir(
+  path: str, config: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
+) -> Iterator[Workdir]:
   """Makes or takes up the workdir of a run and holds its lock.
 
   Args:
     path: the folder.
     config: flat, JSON-ready config (`configuration.flatten`).
+    shard: (i, n) of a job whose n shards may run in this workdir at once, each in a
+      process of its own.
 
   Raises:
     UserError: the folder cannot be written, another job runs in it, or it holds a
@@ -109,30 +118,72 @@ def open_workdir(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
       before it began leaves nothing that binds the next one.
   """
   work = Workdir(path)
-  try:
-    work.path.mkdir(parents=True, exist_ok=True)
-    handle = open(Path(path) / '.lock', 'a+')  # noqa: SIM115 (held until the end)
-  except OSError as e:
-    raise UserError(
-      f'{path}: cannot be used as a workdir ({e.strerror or e}); give another '
-      '--workdir.'
-    ) from e
-  with handle:
+  with contextlib.ExitStack() as held:
+
+    def opened(name: str) -> IO[str]:
+      return held.enter_context(open(Path(path) / name, 'a+'))
+
     try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      work.path.mkdir(parents=True, exist_ok=True)
+      whole = opened('.lock')
+      alone = _lock(whole, fcntl.LOCK_EX)
+      if not alone and not (shard[1] > 1 and _wait_for(whole, fcntl.LOCK_SH)):
+        raise _busy(path)
+      if shard[1] > 1:
+        if not _lock(opened(f'.lock.{shard[0]}-of-{shard[1]}'), fcntl.LOCK_EX):
+          raise _busy(path)
+        # Shards of another division would do the same chunks.
+        for other in Path(path).glob('.lock.*-of-*'):
+          same = other.name.endswith(f'-of-{shard[1]}')
+          if not same and not _lock(opened(other.name), fcntl.LOCK_EX):
+            raise _busy(path)
     except OSError as e:
       raise UserError(
-        f'{path}: another job is running in this workdir; wait for it or give '
-        'another --workdir.'
+        f'{path}: cannot be used as a workdir ({e.strerror or e}); give another '
+        '--workdir.'
       ) from e
-    _check_config(work, config)
+    _check_config(work, config, alone)
     work.write_json('config.json', dict(config))
+    if shard[1] > 1:
+      _lock(whole, fcntl.LOCK_SH)
     yield work
 
 
-def _check_config(work: Workdir, config: Mapping[str, Any]) -> None:
+def _lock(file: IO[str], how: int) -> bool:
+  """Whether the lock was free."""
+  try:
+    fcntl.flock(file, how | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
+
+
+def _wait_for(file: IO[str], how: int) -> bool:
+  """As `_lock`, with patience for a shard that holds it while it looks around."""
+  until = time.monotonic() + LOCK_SECONDS
+  while not _lock(file, how):
+    if time.monotonic() > until:
+      return False
+    time.sleep(0.05)
+  return True
+
+
+def _busy(path: str) -> UserError:
+  return UserError(
+    f'{path}: another job is running in this workdir; wait for it or give '
+    'another --workdir.'
+  )
+
+
+def _is_preparation(name: str) -> bool:
+  return name in PREPARATIONS or name.startswith('.lock')
+
+
+def _check_config(work: Workdir, config: Mapping[str, Any], alone: bool) -> None:
   held = work.read_json('config.json')
-  if held is None or {p.name for p in work.path.iterdir()} <= PREPARATIONS:
+  if held is None:
+    return
+  if alone and all(_is_preparation(p.name) for p in work.path.iterdir()):
     return
   new = json.loads(json.dumps(dict(config)))
   for key in sorted({*held, *new}):
@@ -199,4 +250,10 @@ def git_revision() -> str:
 def scorer_folder(path: str) -> str:
   """The exported scorer of a train run's workdir, or the folder itself if it is one."""
   inside = os.path.join(path, 'scorer')
+  return inside if os.path.isdir(inside) else path
+
+
+def policy_folder(path: str) -> str:
+  """The exported policy of a train run's workdir, or the folder itself if it is one."""
+  inside = os.path.join(path, 'policy')
   return inside if os.path.isdir(inside) else path
