@@ -19,8 +19,9 @@ def get_config() -> ConfigDict:
 
   # Data. A source is [NAME=]PATH[:FORMAT][@WEIGHT]; lists are separated by commas.
   # PATH may be a file, a folder of shards or a pattern, looked for here and then
-  # below $PRM_JAX_DATA; `world:SPLIT` is the embedded world. FORMAT is one of
-  # prm_jax.formats.importers.FORMATS, by default our own records.
+  # below $PRM_JAX_DATA; `world:SPLIT` is the embedded world, `world_exact:SPLIT` its
+  # problems with exact solutions. FORMAT is one of prm_jax.formats.importers.FORMATS,
+  # by default our own records.
   c.data = data = ConfigDict()
   data.train = 'world:train'
   data.validation = 'world:validation'  # thresholds, calibration, best checkpoint
@@ -85,6 +86,18 @@ def get_config() -> ConfigDict:
   fmt.max_length = 128  # tokens
   fmt.truncation = 'drop_example'  # or error, drop_steps
 
+  # Text of a policy (TextFormat), part of every policy.
+  c.text = text = ConfigDict()
+  text.question_template = '{question}\n'
+  text.separator = '\n'  # after each step but the last; where solutions are split
+  text.end = '<eos>'  # token that ends a response; '' for none
+  text.add_bos = False
+  text.max_length = 128  # tokens of prompt and response together
+
+  # Training a policy (objective.name = 'next_token', head.kind = 'lm').
+  c.policy = policy = ConfigDict()
+  policy.train_on = 'right'  # solutions that data.checker does not call wrong, or 'all'
+
   # The network (ModelSpec); the vocabulary is the tokenizer's.
   c.model = model = ConfigDict()
   model.n_layers = 2
@@ -117,7 +130,7 @@ def get_config() -> ConfigDict:
 
   # What is read at a step (HeadSpec).
   c.head = head = ConfigDict()
-  head.kind = 'scalar'  # scalar, linear, mlp, label_tokens
+  head.kind = 'scalar'  # scalar, linear, mlp, label_tokens; lm for policies
   head.n_outputs = 1
   head.label_tokens = ()
   head.bias = True
@@ -128,7 +141,8 @@ def get_config() -> ConfigDict:
   # that the objective does not have is an error.
   c.objective = objective = ConfigDict()
   objective.name = 'bce'  # one of prm_jax.objectives.OBJECTIVES
-  objective.unit = ''  # of weight: step, trajectory, problem; '' the objective's own
+  objective.unit = ''  # of weight: step (next_token: token), trajectory, problem; ''
+  #   the objective's own
   objective.threshold = placeholder(float)  # label at or above it counts as correct
   objective.margin = placeholder(float)  # zeta of Q-value ranking
   objective.discount = placeholder(float)  # td

@@ -11,7 +11,7 @@ import tiny_runs
 from tiny_runs import BASE, arguments, promised, results, run
 from tiny_runs import quick_compilation as quick_compilation
 
-from prm_jax import files
+from prm_jax import exports, files
 from prm_jax.jobs import train as job
 
 TINY = {**tiny_runs.TINY, 'optimizer.horizon': 30, 'train.steps': 9}
@@ -95,8 +95,8 @@ PLACES = {
   'after a save': (job.checkpoint.Checkpointer, 'save', {'call': 2, 'after': True}),
   'inside a save': (job.checkpoint, '_describe', {'call': 2}),
   'after a logged row': (job.writer.MetricWriter, 'write', {'call': 3, 'after': True}),
-  'before the export': (job.exports, 'save_scorer', {}),
-  'after the export': (job.exports, 'save_scorer', {'after': True}),
+  'before the export': (exports, 'save_scorer', {}),
+  'after the export': (exports, 'save_scorer', {'after': True}),
   'in evaluation': (job.measure.suite, 'evaluate', {}),
   'before results': (job.files.Workdir, 'write_results', {}),
 }

@@ -11,13 +11,20 @@ from prm_jax import objectives
 from prm_jax.data import sources
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
-from prm_jax.formats import step_format, tokenizers
+from prm_jax.formats import step_format, text_format, tokenizers
 from prm_jax.formats.label_policy import ImportOptions
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.jobs.configuration import build
 from prm_jax.objectives import Objective
 from prm_jax.records import Trajectory
-from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+from prm_jax.specs import (
+  HeadSpec,
+  ModelSpec,
+  PolicySpec,
+  ScorerSpec,
+  StepFormat,
+  TextFormat,
+)
 from prm_jax.training.optimizer import OptimizerConfig
 from prm_jax.worlds import arithmetic
 from prm_jax.worlds.arithmetic import WorldConfig
@@ -37,11 +44,13 @@ def options(config: ConfigDict) -> ImportOptions:
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:
-  """The tokenizer of the config, with the marker added if it lacks it."""
+  """The tokenizer of the config, with the token that it is used with added if it lacks
+  it: the marker of a scorer, the end of a policy's response."""
   found = tokenizers.load(config.tokenizer)
-  marker = config.format.marker
-  if marker and found.token_id(marker) is None and hasattr(found, 'with_specials'):
-    return found.with_specials([marker])
+  trains_policy = objectives.get(config.objective.name).trains_policy
+  special = config.text.end if trains_policy else config.format.marker
+  if special and found.token_id(special) is None and hasattr(found, 'with_specials'):
+    return found.with_specials([special])
   return found
 
 
@@ -84,6 +93,29 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
     tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
     objective=chosen.name,
     label=config.data.label,
+  )
+
+
+def policy_spec(config: ConfigDict, words: Tokenizer) -> PolicySpec:
+  """What the trained policy will be.
+
+  Raises:
+    UserError: parts of the config do not fit each other.
+  """
+  chosen, _ = objective(config)
+  head = build(HeadSpec, config.head)
+  objectives.check_head(chosen, head)
+  if head.dropout:
+    raise UserError(
+      f'head.dropout={head.dropout:g}: a policy is trained without dropout; set it '
+      'to 0.'
+    )
+  fmt = build(TextFormat, config.text)
+  text_format.check(fmt, words)
+  return PolicySpec(
+    model=build(ModelSpec, config.model, vocab_size=words.vocab_size),
+    text_format=fmt,
+    tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
   )
 
 

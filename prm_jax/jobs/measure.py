@@ -23,7 +23,7 @@ from prm_jax.jobs import assemble, pages
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.score import add_scores
 from prm_jax.records import Trajectory
-from prm_jax.specs import ScorerSpec
+from prm_jax.specs import PolicySpec, ScorerSpec
 
 VALIDATION = 'validation'
 
@@ -196,7 +196,7 @@ def write(
   command: Command,
   work: files.Workdir,
   job: str,
-  spec: ScorerSpec | None,
+  spec: ScorerSpec | PolicySpec | None,
   found: EvaluationResult,
   shown: Mapping[str, Sequence[Trajectory]],
   *,

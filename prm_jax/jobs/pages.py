@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prm_jax.data import sources
 from prm_jax.evaluation import baselines
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData, sample
 from prm_jax.evaluation.result import EvaluationResult
 from prm_jax.jobs.configuration import Command
-from prm_jax.models import weights
+from prm_jax.models import lm, weights
 from prm_jax.records import Trajectory
-from prm_jax.specs import ScorerSpec
+from prm_jax.specs import PolicySpec, ScorerSpec
 
 NOT_REPORTED = ('mean', 'validation')
 
@@ -20,7 +21,7 @@ NOT_REPORTED = ('mean', 'validation')
 def build(
   command: Command,
   job: str,
-  spec: ScorerSpec | None,
+  spec: ScorerSpec | PolicySpec | None,
   found: EvaluationResult,
   shown: Mapping[str, Sequence[Trajectory]],
   counters: Mapping[str, int],
@@ -29,7 +30,8 @@ def build(
 ) -> ReportData:
   """Everything on report.html."""
   config = command.config
-  world = 'world:' in f'{config.data.train},{config.data.evaluate},{config.data.pools}'
+  named = f'{config.data.train},{config.data.evaluate},{config.data.pools}'
+  world = any(f'{w}:' in named for w in sources.WORLDS)
   return ReportData(
     title=f'{command.workdir.rstrip("/").rsplit("/", 1)[-1]}: {job}',
     job=job,
@@ -52,20 +54,34 @@ def build(
   )
 
 
-def _summary(config: Any, spec: ScorerSpec | None) -> str:
+def _summary(config: Any, spec: ScorerSpec | PolicySpec | None) -> str:
   if spec is None:
     return 'Saved step scores of public reward models, measured on saved candidates.'
+  if isinstance(spec, PolicySpec):
+    return (
+      f'A policy was trained on the solutions of {config.data.train}; how well it '
+      'predicts others, token by token, is measured here, and how often it is right '
+      'by rollouts.'
+    )
   return (
     f'A process reward model was trained with objective {spec.objective} on label '
     f'set {spec.label}; its scores are judged against {config.data.truth}.'
   )
 
 
-def _highlights(config: Any, spec: ScorerSpec | None) -> dict[str, object]:
+def _highlights(config: Any, spec: ScorerSpec | PolicySpec | None) -> dict[str, object]:
   pools_only = config.data.pools and not config.data.evaluate
   truth = config.data.checker if pools_only else config.data.truth
   out: dict[str, object] = {'judged against': truth, 'seed': config.seed}
-  if spec is not None:
+  if isinstance(spec, PolicySpec):
+    n = weights.count(weights.declare(spec.model, lm.HEAD))
+    out = {
+      'objective': config.objective.name,
+      'trained on': f'{config.policy.train_on} solutions of {config.data.train}',
+      'parameters': f'{n:,}',
+      'seed': config.seed,
+    }
+  elif spec is not None:
     n = weights.count(weights.declare(spec.model, spec.head))
     out = {
       'objective': spec.objective,
@@ -97,6 +113,11 @@ def _curves(curve: Sequence[Mapping[str, Any]]) -> list[LineChart]:
         'steps with, not a result.',
       )
     )
+  for name, title in (
+    ('validation/loss', 'Loss on validation, a token'),
+    ('validation/token_accuracy', 'Tokens predicted on validation'),
+  ):
+    charts.append(LineChart(title, {name: series(name)}, y_label=name.split('/')[1]))
   return [c for c in charts if any(c.series.values())]
 
 

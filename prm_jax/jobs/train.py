@@ -1,10 +1,12 @@
-"""Train: fit a scorer, export it, evaluate it, write the report.
+"""Train: fit a scorer or a policy, export it, evaluate it, write the report.
 
 The order of a run, and of taking it up again:
   1. restore the newest sound state of this workdir, else initialise;
   2. go through the steps; a step's batch and dropout depend on its number alone;
-  3. save the last state, export the scorer;
+  3. save the last state, export the model;
   4. evaluate and report.
+
+What differs between a scorer and a policy stands in `kinds`.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from prm_jax import checkpoint, exports, files, objectives, writer
+from prm_jax import checkpoint, files, objectives, writer
 from prm_jax.data.batches import Batches
 from prm_jax.errors import Preempted
-from prm_jax.inference.scorer import Scorer
-from prm_jax.jobs import assemble, checks, measure, training_data
+from prm_jax.jobs import assemble, checks, kinds, measure
 from prm_jax.jobs.configuration import Command, build, flatten
-from prm_jax.models import scorer as scoring_model
 from prm_jax.models import weights
 from prm_jax.parallel import mapper as mapping
 from prm_jax.parallel import mesh as meshes
 from prm_jax.parallel import plan, sharding
 from prm_jax.training import optimizer, preemption, state, step
+
+# Rows of metrics.jsonl with these are drawn in the report.
+CURVES = ('train/loss', 'validation/')
 
 
 @dataclasses.dataclass
@@ -98,7 +101,7 @@ def run(command: Command) -> None:
     writer.say(run.plan())
     params = run.fit()
     # Every process takes part in gathering sharded parameters; one writes.
-    digest = exports.save_scorer(work / 'scorer', run.spec, params, run.words)
+    digest = run.kind.export(work / run.kind.folder, params)
     if jax.process_index() == 0:
       run.finish(params, digest, started)
 
@@ -108,8 +111,7 @@ class Run:
 
   Attributes:
     work: its workdir.
-    spec, words: the scorer that comes out, and its tokenizer.
-    sets: validation and evaluation sets, pools.
+    kind: what is trained, with its network and evaluation sets.
     data: training rows.
     batches: batches[step] -> arrays.
   """
@@ -118,50 +120,44 @@ class Run:
     config = self.config = command.config
     self.command = command
     self.work = work
-    self.words = assemble.tokenizer(config)
-    self.spec = assemble.spec(config, self.words)
+    self.kind = kinds.choose(config)
     self.mesh = meshes.make_mesh(
       config.parallel.data, config.parallel.fsdp, config.parallel.tensor
     )
     meshes.check_fits(
-      self.mesh, self.spec.model, config.train.batch_size, config.train.accumulation
+      self.mesh, self.kind.model, config.train.batch_size, config.train.accumulation
     )
-    chosen, hyper = assemble.objective(config)
-    self.sets = measure.load_sets(config)
-    measure.check_sets(config, self.sets)
-    self.data = training_data.load(
-      config, chosen, self.spec.step_format, self.words,
-      config.data.cache_dir or work / 'cache', self.sets.judged(), self.sets.train,
-    )  # fmt: skip
+    self.data = self.kind.load(config.data.cache_dir or work / 'cache')
     for note in self.data.cache.notes:
       writer.say(note)
     self.batches = Batches(
       self.data.cache,
       seed=config.seed,
       batch_size=config.train.batch_size,
+      of=self.kind.learns,
       source_weights=self.data.source_weights,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    self._build(chosen, hyper)
+    self._build()
     self.keeper = checkpoint.Checkpointer(
       work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
     )
     self.metrics = writer.MetricWriter(work.path, config.logging.tensorboard)
     self.curve: list[dict[str, Any]] = []
-    self.scorer: Scorer | None = None
 
-  def _build(self, chosen: objectives.Objective, hyper: dict[str, Any]) -> None:
+  def _build(self) -> None:
     """The mapped train step and the state's shape and place."""
-    config, spec = self.config, self.spec
+    config, model, head = self.config, self.kind.model, self.kind.head
+    chosen, hyper = assemble.objective(config)
     pmapped = config.parallel.mapper == 'pmap'
-    declared = weights.declare(spec.model, spec.head)
+    declared = weights.declare(model, head)
     self.tx, _ = optimizer.make(assemble.optimizer(config))
     unit = config.objective.unit or None
 
     # pmap sees one device at a time: there is nothing to constrain.
     options = {} if pmapped else {'constrain': sharding.constrainer(self.mesh)}
-    apply = step.apply_scoring_model(spec.model, spec.head, **options)
+    apply = self.kind.apply(**options)
 
     def loss(outputs, batch):
       return objectives.evaluate(chosen, outputs, batch, unit=unit, **hyper)
@@ -173,7 +169,7 @@ class Run:
       axis_name=mapping.PMAP_AXIS if pmapped else None,
       n_sources=len(self.data.cache.sources),
     )  # fmt: skip
-    self.init_params = lambda key: scoring_model.init(spec.model, spec.head, key)
+    self.init_params = lambda key: weights.initialize(declared, key)
     self.shardings = state.shardings(
       self.init_params,
       self.tx,
@@ -190,7 +186,7 @@ class Run:
     """Parameters, shardings, memory and data of the run, for people."""
     length, n_steps = max(self.batches.shapes)
     table = plan.memory_plan(
-      self.spec.model, self.spec.head, self.mesh,
+      self.kind.model, self.kind.head, self.mesh,
       batch_size=self.config.train.batch_size, length=length, n_steps=n_steps,
       accumulation=self.config.train.accumulation,
     )  # fmt: skip
@@ -217,7 +213,7 @@ class Run:
     config = self.config
     held, first, extra = self._start()
     rows = self.metrics.cut(first)
-    self.curve = [r for r in rows if 'train/loss' in r or 'validation/auroc' in r]
+    self.curve = [r for r in rows if any(k.startswith(CURVES) for k in r)]
     window = Window(**extra.get('window', {}))
     progress = writer.Progress(config.train.steps, 'train', first)
     held = self.mapper.place_state(held)
@@ -282,21 +278,14 @@ class Run:
   def _validates(self, done: int) -> bool:
     every = self.config.train.validate_every
     last = done == self.config.train.steps and self.config.train.use == 'best'
-    return bool(self.sets.validation) and (last or bool(every and done % every == 0))
+    return self.kind.has_validation and (last or bool(every and done % every == 0))
 
   def _validate(self, done: int, held: Any) -> dict[str, float]:
     current = self.mapper.fetch_state(held)
-    values = measure.validation(self.config, self._scorer(current.params), self.sets)
-    best = values.get('validation/f1')
+    values, best = self.kind.validation(current.params)
     if self.config.train.use == 'best' and best is not None:
       self.keeper.save_best(done, current, best)
     return values
-
-  def _scorer(self, params: Any) -> Scorer:
-    """A scorer of these parameters; all of a run share their compiled programs."""
-    if self.scorer is None:
-      self.scorer = Scorer(self.spec, params, self.words)
-    return self.scorer.with_params(params)
 
   def _leave_if_asked(self, done: int) -> None:
     if self.stop.requested and done < self.config.train.steps:
@@ -306,7 +295,7 @@ class Run:
       )
 
   def finish(self, params: Any, digest: str, started: float) -> None:
-    """Evaluates the exported scorer, writes results and report."""
+    """Evaluates the exported model, writes results and report."""
     config = self.config
     about = files.provenance(
       self.command.line,
@@ -315,11 +304,6 @@ class Run:
       model_hash=digest,
       data_hash=self.data.cache.key,
     )
-    measure.conclude(
-      self.command, self.work, 'train', self._scorer(params), self.sets,
-      examples=self.data.examples,
-      counters=self.data.counted(),
-      curve=self.curve,
-      about=about,
-      started=started,
-    )  # fmt: skip
+    self.kind.conclude(
+      self.command, self.work, params, self.data, self.curve, about, started
+    )

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 from prm_jax.data import columns, sources, token_cache
 from prm_jax.data.sources import Mixture
 from prm_jax.data.token_cache import TokenCache
+from prm_jax.errors import UserError
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.jobs import assemble
 from prm_jax.objectives import Objective
 from prm_jax.records import Trajectory
-from prm_jax.specs import StepFormat
+from prm_jax.specs import StepFormat, TextFormat
 from prm_jax.worlds import arithmetic, noise
 
 
@@ -43,6 +44,36 @@ class TrainingData:
     return out
 
 
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """What training reads of a row, and what a row must have (`token_cache.build`)."""
+
+  label: str
+  checker: str
+  require: tuple[str, ...]
+
+
+def wanted(config: ConfigDict, objective: Objective) -> Wanted:
+  """What the objective needs of the data.
+
+  Raises:
+    UserError: `policy.train_on` is unknown.
+  """
+  if objective.trains_policy:
+    if config.policy.train_on not in TRAIN_ON:
+      raise UserError(
+        f'policy.train_on={config.policy.train_on!r}: it must be one of '
+        f'{", ".join(TRAIN_ON)}.'
+      )
+    right = config.policy.train_on == 'right'
+    return Wanted('', config.data.checker if right else '', ('right',) * right)
+  # TD that ends at the last label learns from labels alone.
+  if 'outcome' in objective.arrays and config.objective.terminal != 'last_label':
+    return Wanted(config.data.label, config.data.checker, ('outcome',))
+  return Wanted(config.data.label, '', ('labels',))
+
+
+TRAIN_ON = ('right', 'all')
 N_EXAMPLES = 4000
 N_ROWS_OF_FILES = 50_000
 
@@ -50,7 +81,7 @@ N_ROWS_OF_FILES = 50_000
 def load(
   config: ConfigDict,
   objective: Objective,
-  fmt: StepFormat,
+  fmt: StepFormat | TextFormat,
   tokenizer: Tokenizer,
   cache_dir: epath.Path,
   judged: Mapping[str, Sequence[Trajectory]],
@@ -61,7 +92,7 @@ def load(
   Args:
     config: the run's.
     objective: decides what a row must carry to be of use.
-    fmt, tokenizer: of the scorer.
+    fmt, tokenizer: of the scorer or the policy.
     cache_dir: where the token cache lies.
     judged: validation and evaluation sets, whose problems must not be trained on.
     mixture: the rows, where they are read already (`measure.Sets.train`).
@@ -69,37 +100,41 @@ def load(
   Raises:
     UserError: nothing usable is left.
   """
-  # TD that ends at the last label learns from labels alone.
-  needs_outcome = (
-    'outcome' in objective.arrays and config.objective.terminal != 'last_label'
-  )
-  checker = config.data.checker if needs_outcome else ''
-  require = ('outcome',) if needs_outcome else ('labels',)
+  want = wanted(config, objective)
   if mixture is None and _is_world(config):
     # The embedded world keeps the problems of its splits apart, and its arrays
     # are made without a record for each of several 100,000 rows.
     world = assemble.world(config)
     n = min(filter(None, (world.n_train, config.data.limit)))
-    arrays = arithmetic.train_arrays(world, 0, n)
-    rows = columns.of_world(world, arrays, config.data.label, checker)
+    arrays = arithmetic.train_arrays(world, 0, n, exact=_is_exact(config))
+    rows = columns.of_world(world, arrays, want.label, want.checker)
     cache = token_cache.build_columns(
-      rows, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
+      rows, fmt, tokenizer, want.label, want.checker, cache_dir, require=want.require
     )
-    examples = _of_world(config)
-    return TrainingData(cache, (), examples, cache.counters, _balance(cache))
+    examples = _of_world(config) if want.label else ()
+    balance = _balance(cache) if want.label else {}
+    return TrainingData(cache, (), examples, cache.counters, balance)
   if mixture is None:
     mixture, _ = assemble.training(config)
   mixture = sources.exclude_problems(mixture, judged, config.data.leak)
+  checker = want.checker
+  if objective.trains_policy and not has_verdicts(mixture.trajectories, checker):
+    checker = ''
   cache = token_cache.build(
-    mixture, fmt, tokenizer, config.data.label, checker, cache_dir, require=require
+    mixture, fmt, tokenizer, want.label, checker, cache_dir, require=want.require
   )
   return TrainingData(
     cache,
     mixture.weights,
-    _some(mixture),
+    _some(mixture) if want.label else (),
     {**mixture.counters, **cache.counters},
-    sources.class_balance(mixture, config.data.label),
+    sources.class_balance(mixture, want.label) if want.label else {},
   )
+
+
+def has_verdicts(rows: Sequence[Trajectory], checker: str) -> bool:
+  """Whether any row was judged: files of solutions to learn from often are not."""
+  return any(checker in t.verdicts for t in rows)
 
 
 def examples(
@@ -118,13 +153,17 @@ def examples(
 def _is_world(config: ConfigDict) -> bool:
   """Whether the embedded world alone is trained on."""
   parsed = sources.parse(config.data.train)
-  return len(parsed) == 1 and parsed[0].format == sources.WORLD
+  return len(parsed) == 1 and parsed[0].format in sources.WORLDS
+
+
+def _is_exact(config: ConfigDict) -> bool:
+  return sources.parse(config.data.train)[0].format == sources.WORLD_EXACT
 
 
 def _of_world(config: ConfigDict) -> Sequence[Trajectory]:
   world = assemble.world(config)
   n = min(filter(None, (world.n_train, config.data.limit, N_EXAMPLES)))
-  rows = arithmetic.split(world, 'train', n)
+  rows = arithmetic.split(world, 'train', n, exact=_is_exact(config))
   return noise.add(rows, config.data.label) if '@' in config.data.label else rows
 
 
