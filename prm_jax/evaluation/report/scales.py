@@ -45,8 +45,8 @@ def tick_label(value: float) -> str:
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
   """Round numbers that enclose [low, high], at most about `most` of them."""
-  if not high > low:
-    pad = abs(low) * 0.1 or 0.5
+  if not high - low > 1e-9:  # equal but for rounding
+    pad = abs(low) * 0.1 if abs(low) > 1e-6 else 0.5
     low, high = low - pad, high + pad
   raw = (high - low) / max(most - 1, 1)
   power = 10.0 ** math.floor(math.log10(raw))
