@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
-from prm_jax.formats import label_policy
+from prm_jax.formats import label_policy, splitting
 from prm_jax.formats.importers.rows import Row
 from prm_jax.records import LabelSet, Trajectory, Verdict
 
 HUMAN = {'by': 'human'}
+NUMBERED = splitting.Splitter('numbering', pattern=r'^#\d+\.')
 
 
 def _located(row: Row, trajectory: Trajectory, first_error: int | None) -> Trajectory:
@@ -200,9 +200,7 @@ def verify_cot(rows: Iterable[Row]) -> list[Trajectory]:
     flag = row.get('flag')
     if flag not in (0, 1) or isinstance(flag, bool):
       raise row.fail('flag', flag, '0 or 1')
-    starts = [m.start() for m in re.finditer(r'^#\d+\.', text, re.MULTILINE)]
-    cuts = [0, *starts[1:], len(text)]
-    steps = tuple(text[a:b].strip() for a, b in pairwise(cuts))
+    split = splitting.split(text, NUMBERED)
     choices = row.values.get('choices')
     question = row.string('question')
     if choices is not None:
@@ -210,8 +208,9 @@ def verify_cot(rows: Iterable[Row]) -> list[Trajectory]:
       question += '\n' + '\n'.join(f'({chr(65 + i)}) {c}' for i, c in enumerate(lines))
     trajectory = row.trajectory(
       question,
-      steps,
+      split.steps,
       response=text,
+      step_spans=split.spans,
       answer=row.maybe_string('final_answer'),
       separator='\n\n',
       verdicts=_verdict(row.truth('correct')),

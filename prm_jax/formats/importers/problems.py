@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prm_jax.errors import UserError
-from prm_jax.formats import answers
+from prm_jax.formats import answers, splitting
 from prm_jax.formats.importers.rows import Row
 from prm_jax.records import Trajectory, Verdict
 
+LINES = splitting.Splitter('separator', '\n')
 METHODS = ('6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification')
 
 
@@ -71,20 +72,16 @@ def gsm8k_solutions(rows: Iterable[Row]) -> list[Trajectory]:
       correct = held.get('is_correct')
       if not isinstance(correct, bool):
         raise row.fail(f'{method}.is_correct', correct, 'true or false')
-      spans, at = [], 0
-      for line in text.split('\n'):
-        if line.strip():
-          spans.append((at, at + len(line)))
-        at += len(line) + 1
+      split = splitting.split(text, LINES)
       answer = answers.extract(text, ('a_line',))
       out.append(
         row.trajectory(
           question,
-          tuple(text[a:b] for a, b in spans),
+          split.steps,
           index=method,
           gold_answer=gold.text if gold else None,
           response=text,
-          step_spans=tuple(spans),
+          step_spans=split.spans,
           generator=f'gpt3-{method}',
           sample_index=i,
           answer=answer.text if answer else None,
