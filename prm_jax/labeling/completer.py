@@ -197,9 +197,7 @@ class Completer:
       out[name] = (None if answer is None else answer.text), verdict
     return out
 
-  def _finish(
-    self, draft: _Draft, judged: tuple[str | None, Verdict]
-  ) -> Continuation:
+  def _finish(self, draft: _Draft, judged: tuple[str | None, Verdict]) -> Continuation:
     answer, verdict = judged
     record, completion = draft.record, draft.completion
     cut_off = completion.finish_reason == 'length'
