@@ -1,12 +1,15 @@
 """Causal grouped-query attention as einsums in the layout [B, N, T, H].
 
-`attend` is the one place where scores become a mix of values: queries and keys
-carry explicit positions, and what a query sees is decided by positions alone.
-Queries at arbitrary positions (the step positions of the last layer) and queries
-in blocks therefore use the same function.
+Queries and keys carry explicit positions, and what a query sees is decided by
+positions alone. `attend` serves whole sequences: queries at arbitrary positions (the
+step positions of the last layer) and queries in blocks. `forked` serves texts that
+begin alike and then part: each reads keys that it shares with others, computed once,
+and keys of its own.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +20,11 @@ from prm_jax.specs import ModelSpec
 
 _HIDDEN = -1e30  # finite, so that a row that sees nothing stays free of NaN
 
+KeysValues = tuple[jax.Array, jax.Array]
+OWN_BLOCK = 32  # own keys that `forked` reads at a time
 
-def queries(
-  spec: ModelSpec, w: Params, x: jax.Array, turn: rope.Rotation
-) -> jax.Array:
+
+def queries(spec: ModelSpec, w: Params, x: jax.Array, turn: rope.Rotation) -> jax.Array:
   """Normalised input x [B, T, D] -> rotated queries [B, N, T, H]."""
   q = layers.dense(x, w['wq_DNH'], w.get('bq_NH')).transpose(0, 2, 1, 3)
   if spec.qk_norm:
@@ -30,7 +34,7 @@ def queries(
 
 def keys_values(
   spec: ModelSpec, w: Params, x: jax.Array, turn: rope.Rotation
-) -> tuple[jax.Array, jax.Array]:
+) -> KeysValues:
   """Normalised input x [B, S, D] -> rotated keys and values, each [B, K, S, H]."""
   k = layers.dense(x, w['wk_DKH'], w.get('bk_KH')).transpose(0, 2, 1, 3)
   v = layers.dense(x, w['wv_DKH'], w.get('bv_KH')).transpose(0, 2, 1, 3)
@@ -53,7 +57,10 @@ def visible(
     bool [T, S] or [B, T, S].
   """
   ahead = jnp.expand_dims(k_positions, tuple(range(q_positions.ndim)))
-  distance = q_positions[..., None] - ahead
+  return _near(q_positions[..., None] - ahead, window)
+
+
+def _near(distance: jax.Array, window: int | jax.Array) -> jax.Array:
   seen = distance >= 0
   if isinstance(window, int) and window == 0:
     return seen
@@ -86,6 +93,14 @@ def _softmax_backward(weights, gradient):
 softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
+def _scores(spec: ModelSpec, q: jax.Array, k: jax.Array) -> jax.Array:
+  """Scaled, capped float32 scores [..., T, S] of q [..., T, H] and k [..., S, H]."""
+  raw = jnp.einsum('...TH,...SH->...TS', q, k, preferred_element_type=jnp.float32)
+  return layers.softcap(
+    raw * (spec.query_scale or q.shape[-1] ** -0.5), spec.attn_softcap
+  )
+
+
 def attend(
   spec: ModelSpec,
   q: jax.Array,
@@ -111,16 +126,11 @@ def attend(
   b, n, t, h = q.shape
   n_kv, s = k.shape[1], k.shape[2]
   grouped = q.reshape(b, n_kv, n // n_kv * t, h)
-  scores = jnp.einsum(
-    'BKTH,BKSH->BKTS', grouped, k, preferred_element_type=jnp.float32
-  ).reshape(b, n_kv, n // n_kv, t, s)
-  scores = layers.softcap(scores * (spec.query_scale or h**-0.5), spec.attn_softcap)
+  scores = _scores(spec, grouped, k).reshape(b, n_kv, n // n_kv, t, s)
   seen = visible(q_positions, k_positions, window)
   seen = seen[None, None, None] if seen.ndim == 2 else seen[:, None, None]
   weights = softmax(scores, seen).astype(v.dtype)
-  mixed = jnp.einsum(
-    'BKTS,BKSH->BKTH', weights.reshape(b, n_kv, n // n_kv * t, s), v
-  )
+  mixed = jnp.einsum('BKTS,BKSH->BKTH', weights.reshape(b, n_kv, n // n_kv * t, s), v)
   return mixed.reshape(b, n, t, h)
 
 
@@ -164,3 +174,102 @@ def causal(
       )
     )  # fmt: skip
   return jnp.concatenate(blocks, axis=2)
+
+
+class _Partial(NamedTuple):
+  """A softmax over some of the keys, to be joined with that over others.
+
+  Attributes:
+    top: largest score, float32 [..., T].
+    total: sum of exp(score - top), float32 [..., T].
+    mixed: values weighted by exp(score - top), float32 [..., T, H].
+  """
+
+  top: jax.Array
+  total: jax.Array
+  mixed: jax.Array
+
+
+def _partial(scores: jax.Array, seen: jax.Array, v: jax.Array) -> _Partial:
+  """Scores and seen [..., T, S], values [..., S, H]."""
+  scores = jnp.where(seen, scores, _HIDDEN)
+  top = jnp.max(scores, axis=-1)
+  powers = jnp.where(seen, jnp.exp(scores - top[..., None]), 0.0)
+  mixed = jnp.einsum(
+    '...TS,...SH->...TH', powers.astype(v.dtype), v, preferred_element_type=jnp.float32
+  )
+  return _Partial(top, jnp.sum(powers, axis=-1), mixed)
+
+
+def _join(a: _Partial, b: _Partial) -> _Partial:
+  """Keys that nobody sees leave the other part as it is, bit by bit."""
+  top = jnp.maximum(a.top, b.top)
+  of_a, of_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
+  return _Partial(
+    top,
+    a.total * of_a + b.total * of_b,
+    a.mixed * of_a[..., None] + b.mixed * of_b[..., None],
+  )
+
+
+def forked(
+  spec: ModelSpec,
+  q: jax.Array,
+  q_positions: jax.Array,
+  shared: KeysValues,
+  shared_length: jax.Array,
+  own: KeysValues,
+  window: int | jax.Array = 0,
+) -> jax.Array:
+  """Attention of texts that share a beginning: one softmax over shared and own keys.
+
+  Member c of group u continues the first `shared_length[u, c]` tokens of the group's
+  text; its own key i stands at position shared_length[u, c] + i. The shared keys are
+  read once for all members. Of the own keys only the blocks that some member has
+  reached are read; the blocks beyond change no bit, so that a member's result does not
+  depend on how far the others are.
+
+  Args:
+    spec: gives scale and soft cap of the scores.
+    q: [U, C, N, T, H], T >= 1 queries each.
+    q_positions: int32 [U, C, T]; keys after a query are hidden from it.
+    shared: keys and values, each [U, K, S, H], of positions 0 to S - 1.
+    shared_length: int32 [U, C].
+    own: keys and values, each [U, C, K, S, H], the queries' own included. S is a
+      multiple of `OWN_BLOCK` or smaller.
+    window: see `visible`.
+
+  Returns:
+    [U, C, N, T, H] in q's dtype. Scores and softmax are float32.
+  """
+  u, c, n, t, h = q.shape
+  n_kv, s = shared[0].shape[1:3]
+  g = n // n_kv
+  grouped = q.reshape(u, c, n_kv, g * t, h)
+  # Shared keys: the members of a group side by side, as queries of one text.
+  beside = grouped.transpose(0, 2, 1, 3, 4).reshape(u, n_kv, c * g * t, h)
+  places = jnp.arange(s, dtype=jnp.int32)[None, None, None]
+  seen = _near(q_positions[..., None] - places, window)
+  seen &= places < shared_length[:, :, None, None]
+  seen = jnp.broadcast_to(seen[:, None, :, None], (u, n_kv, c, g, t, s))
+  part = _partial(
+    _scores(spec, beside, shared[0]), seen.reshape(u, n_kv, c * g * t, s), shared[1]
+  )
+  apart = lambda x: jnp.moveaxis(x.reshape(u, n_kv, c, g * t, *x.shape[3:]), 2, 1)
+  part = jax.tree.map(apart, part)
+
+  size = min(own[0].shape[3], OWN_BLOCK)
+  steps = jnp.arange(size, dtype=jnp.int32)[None, None, None]
+
+  def block(i, part):
+    k, v = (jax.lax.dynamic_slice_in_dim(x, i * size, size, 3) for x in own)
+    first = shared_length + i * size
+    seen = _near((q_positions - first[..., None])[..., None] - steps, window)
+    seen = jnp.broadcast_to(seen[:, :, None, None], (u, c, n_kv, g, t, size))
+    seen = seen.reshape(u, c, n_kv, g * t, size)
+    return _join(part, _partial(_scores(spec, grouped, k), seen, v))
+
+  reached = jnp.max(q_positions - shared_length[..., None]) // size + 1
+  part = jax.lax.fori_loop(0, reached, block, part)
+  mixed = part.mixed / part.total[..., None]
+  return mixed.astype(q.dtype).reshape(u, c, n, t, h)

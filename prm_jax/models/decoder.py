@@ -31,7 +31,8 @@ class View(NamedTuple):
   turn: rope.Rotation
 
 
-def _view(spec: ModelSpec, positions: jax.Array, windowed: bool) -> View:
+def view_of(spec: ModelSpec, positions: jax.Array, windowed: bool) -> View:
+  """The view of one kind of layer on `positions`, int32 [T] or [B, T]."""
   window = spec.window if windowed else 0
   return View(window, rope.rotation(spec, positions, windowed))
 
@@ -73,15 +74,32 @@ def layer(
     mixed = attention.attend(
       spec, q, k, v, positions[step_positions], positions, view.window
     )
+  return after_attention(spec, w, x, mixed, constrain)
+
+
+def after_attention(
+  spec: ModelSpec,
+  w: Params,
+  x: jax.Array,
+  mixed: jax.Array,
+  constrain: layers.Constrain = layers.unconstrained,
+) -> jax.Array:
+  """The rest of a layer: what attention read, added to the stream, and feed-forward.
+
+  Args:
+    x: [B, T, D], the layer's input.
+    mixed: [B, N, T, H], what the queries at x's positions read.
+
+  Returns:
+    [B, T, D].
+  """
   n, width = spec.n_heads, spec.head_dim
   mixed = mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], n * width)
   out = layers.dense(mixed, w['wo_NHD'].reshape(n * width, -1))
   if spec.post_norms:
     out = layers.rms_norm(spec, out, w['attn_post_norm_D'])
   x = constrain(x + out, 'BTD')
-  out = layers.gated_mlp(
-    spec, w, layers.rms_norm(spec, x, w['mlp_norm_D']), constrain
-  )
+  out = layers.gated_mlp(spec, w, layers.rms_norm(spec, x, w['mlp_norm_D']), constrain)
   if spec.post_norms:
     out = layers.rms_norm(spec, out, w['mlp_post_norm_D'])
   return constrain(x + out, 'BTD')
@@ -102,7 +120,7 @@ def _scan(spec, stacked, x, positions, constrain):
   n = spec.n_layers - 1
   flags = [spec.is_windowed(i) for i in range(n)]
   if len(set(flags)) == 1:
-    view = _view(spec, positions, flags[0])
+    view = view_of(spec, positions, flags[0])
 
     def one(x, w):
       return layer(spec, w, x, positions, view, constrain), None
@@ -154,7 +172,7 @@ def forward(
   if spec.scan_layers and last > 0:
     x = _scan(spec, params['layers'], x, positions, constrain)
   for i in range(0 if not spec.scan_layers else last, spec.n_layers):
-    view = _view(spec, positions, spec.is_windowed(i))
+    view = view_of(spec, positions, spec.is_windowed(i))
     at = step_positions if i == last else None
 
     def one(w, x, view=view, at=at):
@@ -180,6 +198,4 @@ class Decoder(nn.Module):
     self, tokens: jax.Array, step_positions: jax.Array | None = None
   ) -> jax.Array:
     params = weights.materialize(self, weights.decoder(self.spec))
-    return forward(
-      self.spec, params, tokens, step_positions, constrain=self.constrain
-    )
+    return forward(self.spec, params, tokens, step_positions, constrain=self.constrain)

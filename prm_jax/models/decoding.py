@@ -1,0 +1,143 @@
+"""Decoding with caches: read a text once, then continue its prefixes token by token.
+
+The keys of a whole text are computed by one `prefill`. Its continuations are members of
+a group: each reads its own length of the group's keys and keeps keys of its own
+(`attention.forked`). A continuation starts by feeding the last token of its prefix, so
+the prefill leaves keys and values only, no logits.
+
+Caches are lists with one (keys, values) a layer and stay so in loops: a cache that
+passes through the outputs of a scan is copied every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from prm_jax.models import attention, decoder, heads, layers, lm
+from prm_jax.models.attention import KeysValues
+from prm_jax.models.weights import Params
+from prm_jax.specs import ModelSpec
+
+Caches = list[KeysValues]
+
+
+def layer_weights(spec: ModelSpec, params: Params) -> list[Params]:
+  """The weights of each layer, whether they are stacked (`scan_layers`) or not."""
+  tree = params['decoder']
+  out = []
+  for i in range(spec.n_layers):
+    if f'layer_{i}' in tree:
+      out.append(tree[f'layer_{i}'])
+    else:
+      out.append(jax.tree.map(lambda w, i=i: w[i], tree['layers']))
+  return out
+
+
+def prefill(spec: ModelSpec, params: Params, tokens: jax.Array) -> Caches:
+  """Keys and values of whole texts, to be shared by their continuations.
+
+  Args:
+    spec, params: a model; its head is not read.
+    tokens: int32 [W, T], padded on the right with any id.
+
+  Returns:
+    For each layer keys and values [W, K, T, H] in the compute dtype.
+  """
+  positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  x = decoder.embed(spec, params['decoder']['embed_VD'], tokens)
+  caches = []
+  for i, w in enumerate(layer_weights(spec, params)):
+    view = decoder.view_of(spec, positions, spec.is_windowed(i))
+    h = layers.rms_norm(spec, x, w['attn_norm_D'])
+    k, v = attention.keys_values(spec, w, h, view.turn)
+    caches.append((k, v))
+    if i + 1 < spec.n_layers:  # nobody reads what comes after the last layer's keys
+      q = attention.queries(spec, w, h, view.turn)
+      mixed = attention.causal(spec, q, k, v, positions, view.window)
+      x = decoder.after_attention(spec, w, x, mixed)
+  return caches
+
+
+def own_caches(
+  spec: ModelSpec, groups: int, members: int, length: int, device: jax.Device | None
+) -> Caches:
+  """Empty caches [U, C, K, S, H] for `length` own tokens each."""
+  shape = (groups, members, spec.n_kv_heads, length, spec.head_dim)
+  zeros = lambda: jnp.zeros(shape, spec.compute_dtype, device=device)
+  return [(zeros(), zeros()) for _ in range(spec.n_layers)]
+
+
+def extend(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  positions: jax.Array,
+  shared: Sequence[KeysValues],
+  shared_length: jax.Array,
+  own: Sequence[KeysValues],
+) -> tuple[jax.Array, Caches]:
+  """Reads T more tokens of every member of every group.
+
+  Args:
+    spec, params: a model; its head is not read.
+    tokens: int32 [U, C, T].
+    positions: int32 [U, C], of the first of them, at least `shared_length`.
+    shared: for each layer keys and values [U, K, S, H] of the groups' texts.
+    shared_length: int32 [U, C], how many of them a member continues.
+    own: for each layer keys and values [U, C, K, S, H]; token i of a member's own
+      stands at position shared_length + i.
+
+  Returns:
+    Hidden states after the final norm [U, C, T, D], and the own caches with these
+    tokens added.
+  """
+  u, c, t = tokens.shape
+  b = u * c
+  steps = jnp.arange(t, dtype=jnp.int32)[None, None]
+  q_positions = positions[..., None] + steps
+  start = (positions - shared_length).reshape(b)
+  write = jax.vmap(lambda x, new, at: jax.lax.dynamic_update_slice(x, new, (0, at, 0)))
+
+  def written(cache, new):
+    flat = cache.reshape(b, *cache.shape[2:])
+    return write(flat, new.astype(cache.dtype), start).reshape(cache.shape)
+
+  x = decoder.embed(spec, params['decoder']['embed_VD'], tokens.reshape(b, t))
+  caches = []
+  for i, w in enumerate(layer_weights(spec, params)):
+    view = decoder.view_of(spec, q_positions.reshape(b, t), spec.is_windowed(i))
+    h = layers.rms_norm(spec, x, w['attn_norm_D'])
+    k, v = attention.keys_values(spec, w, h, view.turn)
+    caches.append((written(own[i][0], k), written(own[i][1], v)))
+    q = attention.queries(spec, w, h, view.turn)
+    mixed = attention.forked(
+      spec, q.reshape(u, c, *q.shape[1:]), q_positions, shared[i], shared_length,
+      caches[i], view.window,
+    )  # fmt: skip
+    x = decoder.after_attention(spec, w, x, mixed.reshape(q.shape))
+  hidden = layers.rms_norm(spec, x, params['decoder']['final_norm_D'])
+  return hidden.reshape(u, c, t, -1), caches
+
+
+def decode_step(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  positions: jax.Array,
+  shared: Sequence[KeysValues],
+  shared_length: jax.Array,
+  own: Sequence[KeysValues],
+) -> tuple[jax.Array, Caches]:
+  """One more token of every member: int32 [U, C] -> float32 logits [U, C, V].
+
+  The other arguments and the caches that come back are those of `extend`.
+  """
+  hidden, own = extend(
+    spec, params, tokens[..., None], positions, shared, shared_length, own
+  )
+  u, c, _, d = hidden.shape
+  logits = heads.read(spec, lm.HEAD, params, hidden.reshape(u * c, 1, d))
+  return logits.reshape(u, c, -1), own
