@@ -50,7 +50,8 @@ class Node:
     steps: the steps that it adds to its parent's.
     value: in [0, 1], None if unknown.
     how: what the value rests on: 'rollouts', 'own_answer' (a whole solution, labelled
-      by its own answer, without rollouts) or 'leaves' (share of right leaves below).
+      by its own answer, without rollouts), 'leaves' (share of right leaves below) or
+      'returns' (of simulations).
     n_correct, n_rollouts: the counts behind it.
     visits: how often a search selected it.
     rollouts: continuations that start at it.
