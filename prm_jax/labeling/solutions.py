@@ -97,6 +97,26 @@ def outcome(solution: Trajectory, verdict: str) -> bool | None:
   return None if held is None else held.value
 
 
+def unusable(solution: Trajectory, options: Options) -> str:
+  """Why a solution cannot be labelled by rollouts, '' if it can.
+
+  'no_steps', 'empty_step', 'no_gold_answer' (continuations could not be judged),
+  'no_verdict' (its own answer was never checked), 'unparsed' (its own answer could
+  not be judged, and the option `unjudged` is 'drop'; else it counts as wrong).
+  """
+  if not solution.steps:
+    return 'no_steps'
+  if not all(step.strip() for step in solution.steps):
+    return 'empty_step'
+  if solution.gold_answer is None:
+    return 'no_gold_answer'
+  if options.verdict not in solution.verdicts:
+    return 'no_verdict'
+  if outcome(solution, options.verdict) is None and options.unjudged == 'drop':
+    return 'unparsed'
+  return ''
+
+
 @dataclasses.dataclass(frozen=True)
 class Tally:
   """Evidence about one prefix: rollouts that count, successes, unjudged ones."""
