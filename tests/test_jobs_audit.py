@@ -8,7 +8,9 @@ import pytest
 from prm_jax import records
 from prm_jax.errors import UserError
 from prm_jax.evaluation.report import scales
-from prm_jax.jobs import audit, configuration
+from prm_jax.jobs import audit, configuration, stopping
+from prm_jax.labeling import adaptive, registry
+from prm_jax.labeling.protocol import Continuation
 from prm_jax.records import LabelSet, add
 from prm_jax.worlds import arithmetic
 from prm_jax.worlds.arithmetic import WorldConfig
@@ -192,3 +194,100 @@ def test_names_and_label_sets():
 def test_a_difference_of_the_size_of_rounding_has_a_scale():
   low, high = scales.bar_scale([{'value': 0.0, 'low': -1e-17, 'high': 0.0}])
   assert low < high
+
+
+# --- Stopping rules.
+
+
+def how_of(name, **options):
+  """`how` as the algorithm itself writes it, of a solution that asks nothing."""
+  entry = registry.ALGORITHMS[name]
+  right = records.dataclasses.replace(
+    solutions(1)[0], verdicts={'exact': records.Verdict(True)}
+  )
+  steps = entry.make(entry.options(**options))([right])
+  try:
+    asks = next(steps)
+    while True:
+      asks = steps.send(
+        [[Continuation(f'{a.n_steps}.{i}', ('x',), True, 1) for i in range(a.k)]
+         for a in asks]
+      )  # fmt: skip
+  except StopIteration as end:
+    (labels,) = end.value.labelled[0].labels.values()
+  return labels.how
+
+
+def test_rules_are_read_from_what_the_algorithms_write():
+  tau = 0.125
+  rule, n_max = stopping.rule_of(how_of('sequential', k=4), tau)
+  assert rule == stopping.AnySuccess(tau, 4) and n_max == 4
+  assert stopping.rule_of(how_of('binary_search'), tau)[0].k == 8
+  assert stopping.rule_of(how_of('mc_hard', k=6), tau)[0].k == 6
+  assert stopping.rule_of(how_of('mc_soft'), tau) is None
+  said = how_of('adaptive', rule='confidence', alpha=0.2, prefix_cap=30)
+  rule, n_max = stopping.rule_of(said, tau)
+  assert (rule.alpha, rule.tau, n_max) == (0.2, tau, 30)
+  rule, n_max = stopping.rule_of(how_of('adaptive', tau=0.25, prefix_cap=9), tau)
+  assert isinstance(rule, stopping.Posterior) and rule.tau == 0.25 and n_max == 9
+
+
+def test_the_posterior_rule_is_the_one_that_the_algorithm_follows():
+  """On a wrong solution of two steps both make the same claim after every rollout."""
+  options = adaptive.AdaptiveOptions(cap=30, prefix_cap=30, alpha=0.1)
+  rule, _ = stopping.rule_of(how_of('adaptive', cap=30, prefix_cap=30), 0.125)
+  wrong = records.Trajectory(
+    'a', 'p', 'q', ('one', 'two'), gold_answer='1',
+    verdicts={'exact': records.Verdict(False)},
+  )  # fmt: skip
+  for v, seed in ((0.0, 0), (0.05, 1), (0.2, 2), (0.5, 3), (1.0, 4)):
+    rng = np.random.default_rng(seed)
+    steps = adaptive.adaptive(options)([wrong])
+    asks, correct, n = next(steps), 0, 0
+    while True:
+      assert rule.decide(np.array(correct), np.array(n)) == 0
+      assert [a.n_steps for a in asks] == [1]
+      right = bool(rng.random() < v)
+      correct, n = correct + right, n + 1
+      try:
+        asks = steps.send([[Continuation(str(n), ('z',), right, 1)]])
+      except StopIteration as end:
+        first = end.value.labelled[0].first_error['adaptive']
+        break
+    claim = {0: -1, 1: 1, None: 0}[first]
+    assert rule.decide(np.array(correct), np.array(n)) == claim
+    assert claim or n == 30
+
+
+def test_realised_errors_by_hand():
+  """Up to k rollouts, one success: P(dead) = (1 - V)^k at every V."""
+  said = {'x': {'hard': True, 'stopping': 'first_success', 'k': 4}}
+  metrics, tables = stopping.measure(said, 0.125, 20_000, 0)
+
+  def at(metric, v):
+    return metrics[f'audit/stopping/{metric}@{v:g}[x]']
+
+  assert at('error', 0)['value'] == at('error', 1)['value'] == 0
+  assert at('error', 0.125)['value'] == 1  # both claims are false at tau
+  false_alive = 1 - (1 - 0.075) ** 4
+  assert at('error', 0.075)['low'] < false_alive < at('error', 0.075)['high']
+  assert at('error', 0.175)['value'] == pytest.approx((1 - 0.175) ** 4, abs=0.012)
+  assert at('rollouts', 0)['value'] == 4 and at('rollouts', 1)['value'] == 1
+  assert [row.name for row in tables[0].rows] == ['x', 'wilson after each']
+  assert stopping.measure({'x': {}}, 0.125, 10, 0) == ({}, [])
+
+
+def test_stopping_is_part_of_the_audit(files, tmp_path):
+  rows = [
+    add(bare(t), 'labels', 'sequential',
+        LabelSet('value', (1.0,) * t.n_steps, how_of('sequential')))
+    for t in solutions()
+  ]  # fmt: skip
+  records.write(tmp_path / 'sequential.jsonl', rows)
+  found = run(
+    files, tmp_path / 'run', audit__reference=f'{files}/reference.jsonl',
+    audit__labelled=f'sequential.8={tmp_path}/sequential.jsonl',
+  )  # fmt: skip
+  assert found['metrics']['audit/stopping/error@0[sequential.8]']['value'] == 0
+  assert found['metrics']['audit/stopping/error@0.125[sequential.8]']['n'] == 50
+  assert 'Stopping rules: false claims' in (tmp_path / 'run/report.html').read_text()

@@ -178,6 +178,16 @@ def test_a_stated_first_error_goes_before_a_derived_one():
   assert got.first_error.tolist() == [UNKNOWN]
 
 
+def test_no_first_error_follows_from_an_outcome():
+  base = [solution(n, [200], last=0) for n in 'ab']
+  rows = [
+    labelled(base[0], 'x', [0, 0], kind='outcome'),
+    labelled(base[1], 'x', [0, 0], kind='outcome', first=1),
+  ]
+  got = label_readings.read('x', rows, read_steps('s', base), 'x', TAU)
+  assert got.first_error.tolist() == [UNKNOWN, 1]
+
+
 def test_kinds_have_their_own_threshold():
   base = solution('a', [200], last=1)
   just_below = label_reference.entropic(np.array(TAU), 3.0) - 1e-6
@@ -189,6 +199,9 @@ def test_kinds_have_their_own_threshold():
     ('entropic', {'eta': 3.0}, just_below + 2e-6, False),
     ('correctness', {}, 0.4, True),
     ('correctness', {}, 0.5, False),
+    ('denoised', {}, 0.1, False),
+    ('denoised', {}, 0.0, True),
+    ('value', {'hard': True}, 0.2, True),
   ):
     rows = [labelled(base, 'x', [float(at), 1.0], kind=kind, **how)]
     got = label_readings.read('x', rows, read_steps('s', [base]), 'x', TAU)

@@ -32,6 +32,8 @@ ESTIMANDS = {
   'progress': '',
 }
 """Kind of a label set -> what it is held against; '' nothing."""
+NO_FIRST_ERROR = ('outcome', 'progress')
+"""Kinds from whose values no first error follows; one may be stated beside them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,7 +165,7 @@ def read(
         values[i], has[i], dead[i] = value, True, value < threshold
     if label in t.first_error:
       first[r] = _known(t.first_error[label])
-    else:
+    elif held.kind not in NO_FIRST_ERROR:
       first[r] = _known(records.first_error_of(held.values, threshold))
   if not meant:
     raise UserError(_nothing(name, label, trajectories))
@@ -228,7 +230,8 @@ def _threshold(kind: str, estimand: str, tau: float, eta: float) -> float:
     return tau
   if estimand == 'entropic':
     return float(entropic(np.array(tau), eta))
-  return 0.5
+  # Self-denoised labels soften what stands before an error; the error itself is 0.
+  return 1e-9 if kind == 'denoised' else 0.5
 
 
 def _nothing(name: str, label: str, trajectories: Sequence[Trajectory]) -> str:

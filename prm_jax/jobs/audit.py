@@ -18,7 +18,7 @@ from prm_jax.errors import UserError
 from prm_jax.evaluation import label_audit, label_tables, report
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData
 from prm_jax.evaluation.result import EvaluationResult
-from prm_jax.jobs import assemble
+from prm_jax.jobs import assemble, stopping
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Trajectory
 from prm_jax.worlds import truths
@@ -72,6 +72,14 @@ def run(command: Command) -> None:
       seed=config.evaluate.seed,
     )
     found.warnings.extend(shared_rollouts(reference, asked, held))
+    metrics, tables = stopping.measure(
+      {item.name: how(held[item.path], item.label) for item in asked},
+      config.audit.tau,
+      config.audit.streams,
+      config.evaluate.seed,
+    )
+    found.metrics.update(metrics)
+    found.tables.extend(tables)
     about = files.provenance(
       command.line, config.seed, data={p: digest(p) for p in held}
     )
@@ -179,13 +187,15 @@ def shared_rollouts(
 
 def _seed(rows: Sequence[Trajectory], label: str) -> tuple[str, str] | None:
   """(completer, seed) of a label set, None if it does not say."""
-  for t in rows:
-    if label in t.labels:
-      how = t.labels[label].how
-      sampling = how.get('sampling')
-      seed = sampling.get('seed') if isinstance(sampling, dict) else how.get('seed')
-      return None if seed is None else (str(how.get('completer')), str(seed))
-  return None
+  said = how(rows, label)
+  sampling = said.get('sampling')
+  seed = sampling.get('seed') if isinstance(sampling, dict) else None
+  return None if seed is None else (str(said.get('completer')), str(seed))
+
+
+def how(rows: Sequence[Trajectory], label: str) -> Mapping[str, Any]:
+  """How a label set was made: what its first row says; {} if there is none."""
+  return next((t.labels[label].how for t in rows if label in t.labels), {})
 
 
 def _write(
@@ -215,7 +225,10 @@ def _write(
       headline=[(path, '') for path in _headline(found)],
       metrics=found.metrics,
       judged_by=found.judged_by,
-      definitions=label_tables.definitions(list(found.metrics)),
+      definitions={
+        **label_tables.definitions(list(found.metrics)),
+        **stopping.definitions(found.metrics),
+      },
       tables=found.tables,
       reliability=[
         c for c in found.curves['reliability'] if isinstance(c, Reliability)
@@ -246,7 +259,7 @@ def _headline(found: EvaluationResult) -> list[str]:
   starts = (
     'audit/reference/off_track_alive',
     'audit/reference/on_track_dead',
-    'audit/stopping/',
+    'audit/stopping/error',
     'audit/tokens_at_equal_accuracy/',
     'audit/at_equal_tokens/',
   )
