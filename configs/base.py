@@ -219,6 +219,140 @@ def get_config() -> ConfigDict:
   c.rows = '0:3'  # inspect: START:STOP
   c.vocab_size = 512  # tokenizer
 
+  # Sampling from a policy: rollout, label.
+  c.engine = engine = ConfigDict()
+  engine.kind = 'jax'  # in this process; or 'remote', a completions server
+  engine.policy = ''  # jax: the workdir of a policy's train run, or its exported folder
+  engine.name = ''  # recorded as generator and completer; '' makes one
+  engine.slots = 64  # rows decoded at the same time, on each device
+  engine.group = 8  # continuations of one prefix that share its keys
+  engine.url = ''  # remote: such as http://localhost:8000/v1; prompts follow c.text
+  engine.model = ''  # remote: its name there
+  engine.concurrency = 16  # remote: requests under way at once
+  engine.timeout = 600.0  # remote: seconds for an answer
+  engine.retries = 6  # remote: of whatever may pass
+  engine.choices = 0  # remote: completions a request at most; 0 asks for all at once
+  engine.extensions = True  # remote: send top_k, min_p, ... (vLLM, SGLang)
+
+  # How tokens are drawn (Sampling); the seed is c.seed.
+  c.sampling = sampling = ConfigDict()
+  sampling.temperature = 1.0  # 0 takes the most likely token
+  sampling.top_k = 0  # 0 keeps all
+  sampling.top_p = 1.0
+  sampling.min_p = 0.0
+  sampling.max_tokens = 128  # of a completion
+  sampling.stop = ()  # texts that end a completion
+  sampling.keep_stop = False
+
+  # Text to steps (Splitter).
+  c.splitting = splitting = ConfigDict()
+  splitting.how = 'separator'  # newlines, paragraphs, numbering; by the tokens:
+  #   low_confidence, entropy
+  splitting.separator = ''  # '' means the policy's own
+  splitting.pattern = ''  # numbering: regular expression of a step's start
+  splitting.threshold = 0.0  # low_confidence: a probability; entropy: nats
+
+  # Final answers (Checker); the verdict's name is data.checker.
+  c.answers = answers = ConfigDict()
+  answers.policies = ('last_number',)  # in order: boxed, hash, a_line, last_number
+  answers.symbolic = False  # compare expressions too, in worker processes (math-verify)
+  answers.workers = 2
+  answers.cpu_seconds = 2.0  # of one symbolic comparison at most
+
+  # Rollout: problems are those of `input`.
+  c.rollout = rollout = ConfigDict()
+  rollout.problems = ''  # START:STOP of them; '' takes all (of a file)
+  rollout.n = 8  # solutions a problem
+  rollout.tokens = False  # keep ids and log-probabilities of every step's tokens
+  rollout.truth = True  # embedded world: add the exact step labels
+
+  # Label: the solutions of `input`, by one of labeling.registry.ALGORITHMS or 'judge'.
+  # An option left at None takes the algorithm's own default; one that the algorithm
+  # does not have is an error. Their docstrings say more.
+  c.label = label = ConfigDict()
+  label.algorithm = 'mc_soft'
+  label.name = ''  # of the label set; '' means the algorithm's
+  label.evidence = True  # keep every rollout in WORKDIR/rollouts
+  label.unjudged = placeholder(str)  # continuation without verdict: wrong, drop
+  label.k = placeholder(int)  # rollouts of a prefix
+  label.early_stop = placeholder(bool)  # a prefix ends with its first right rollout
+  label.wave = placeholder(int)  # rollouts asked for at once where that stops early
+  label.after_error = placeholder(str)  # labels after the first error
+  label.stop_after_error = placeholder(bool)  # mc_*, er_prm: no rollouts after it
+  label.check_right = placeholder(bool)  # first errors of right solutions too
+  label.prior = placeholder(tuple)  # Beta prior of soft labels
+  label.eta = placeholder(float)  # er_prm
+  label.tau = placeholder(float)  # adaptive: a prefix is dead if V < tau
+  label.rule = placeholder(str)  # adaptive: when to stop
+  label.hazard = placeholder(float)  # adaptive: chance that a step is the first error
+  label.repair = placeholder(float)  # adaptive
+  label.alive = placeholder(tuple)  # adaptive: Beta prior of live prefixes
+  label.dead = placeholder(tuple)  # adaptive: and of dead ones
+  label.price = placeholder(str)  # adaptive: what is saved: tokens, rollouts
+  label.reuse = placeholder(bool)  # adaptive: rollouts speak for states they visit
+  label.cap = placeholder(int)  # adaptive: rollouts of a solution at most
+  label.prefix_cap = placeholder(int)  # adaptive: and of a prefix
+  label.alpha = placeholder(float)  # adaptive: error; omega_prm, un_prm: weights
+  label.min_confidence = placeholder(float)  # scan
+  label.samples = placeholder(int)  # scan
+  label.tolerance = placeholder(int)  # scan
+  label.first = placeholder(str)  # consensus: label set
+  label.second = placeholder(str)  # consensus: the other one
+  label.first_threshold = placeholder(float)  # consensus
+  label.second_threshold = placeholder(float)  # consensus
+  label.n_filter = placeholder(int)  # omega_prm: rollouts of the question
+  label.search_limit = placeholder(int)  # omega_prm
+  label.beta = placeholder(float)  # omega_prm
+  label.length = placeholder(float)  # omega_prm: L, tokens
+  label.c_puct = placeholder(float)  # omega_prm
+  label.search_given = placeholder(bool)  # omega_prm: also the given solutions
+  label.hard = placeholder(bool)  # omega_prm: labels of the given solutions
+  label.rows = placeholder(str)  # omega_prm: paths, edges, pairs, none
+  label.row_label = placeholder(str)  # omega_prm: soft, hard
+  label.row_steps = placeholder(str)  # omega_prm: steps, merged
+  label.row_rollouts = placeholder(bool)  # omega_prm
+  label.row_min_words = placeholder(int)  # omega_prm
+  label.row_balance = placeholder(bool)  # omega_prm
+  label.search = placeholder(str)  # un_prm: how the first error is looked for
+  label.choose = placeholder(bool)  # un_prm: uncertain solutions only
+  label.n_right = placeholder(int)  # un_prm
+  label.n_chosen = placeholder(int)  # un_prm
+  label.temperature = placeholder(float)  # un_prm: of the uncertainty
+  label.rollouts = placeholder(int)  # un_prm: of a step; 0 decides by probes
+  label.probes = placeholder(int)  # un_prm
+  label.min_solved = placeholder(int)  # un_prm
+  label.verifier = placeholder(str)  # grounded_prm: calculator, world
+  label.max_value = placeholder(int)  # grounded_prm: of the world
+  label.rounds = placeholder(int)  # grounded_prm
+  label.children = placeholder(int)  # grounded_prm, hrm: of a node
+  label.depth = placeholder(int)  # grounded_prm, hrm
+  label.exploration = placeholder(float)  # grounded_prm
+  label.decay = placeholder(float)  # grounded_prm
+  label.n_paths = placeholder(int)  # grounded_prm
+  label.fidelity = placeholder(str)  # grounded_prm: path, step, none
+  label.use_given = placeholder(bool)  # grounded_prm, hrm: the given solutions too
+  label.p = placeholder(float)  # hrm: chance that a node moves
+  label.min_children = placeholder(int)  # hrm
+  label.min_height = placeholder(int)  # hrm
+  label.plain_rows = placeholder(bool)  # hrm
+  label.merged_rows = placeholder(bool)  # hrm
+
+  # The judge of label.algorithm = 'judge' (judge_text.Options).
+  c.judge = judge = ConfigDict()
+  judge.form = 'first_error'  # or per_step
+  judge.template = ''  # of the prompt; '' takes the form's own
+  judge.step_template = '<step_{number}>\n{step}\n</step_{number}>'
+  judge.first_number = 0  # of the steps in the prompt, 0 or 1
+  judge.reference = 'none'  # what it may see: none, answer, solution
+  judge.reference_template = '\n[Reference]\n{reference}\n'
+  judge.solution_key = 'solution'  # of a reference solution in `meta`
+  judge.votes = 1  # answers a solution
+
+  # Work in chunks, on all local devices (parallel.data=n takes n of them).
+  c.chunk = chunk = ConfigDict()
+  chunk.size = 50  # problems with all their solutions
+  c.shard = '0/1'  # i/n: this process does chunks i, i + n, ...
+
   # Audit of labels: algorithms against a reference and the truth (jobs/audit.py).
   c.audit = audit = ConfigDict()
   audit.labelled = ''  # NAME=PATH[@LABELSET], ...; PATH may be a label run's workdir.
@@ -227,7 +361,7 @@ def get_config() -> ConfigDict:
   #   the label set is called reference
   audit.tau = 0.125  # a prefix is dead if V < tau
   audit.compare = ''  # families compared with all others; '' means the first
-  audit.streams = 2000  # simulated prefixes for the error of a stopping rule
+  audit.streams = 10000  # simulated prefixes for the error of a stopping rule
 
   # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
   c.study = study = ConfigDict()

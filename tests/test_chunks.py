@@ -281,7 +281,7 @@ def test_shard_and_chunk_sizes():
   assert chunks.parse_shard('3/4') == (3, 4)
   assert [len(c) for c in chunks.cut(range(7), 3)] == [3, 3, 1]
   assert chunks.cut([], 3) == []
-  with pytest.raises(UserError, match='chunk.size=0'):
+  with pytest.raises(UserError, match=r'chunk\.size=0'):
     chunks.cut([1], 0)
 
 
@@ -292,7 +292,7 @@ def test_more_shards_than_chunks(tmp_path):
 
 def test_an_unwritable_place_is_one_sentence(tmp_path):
   (tmp_path / 'made').write_text('in the way')
-  with pytest.raises(UserError, match='made.*cannot be written'):
+  with pytest.raises(UserError, match=r'made.*cannot be written'):
     go(tmp_path)
 
 

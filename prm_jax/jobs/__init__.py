@@ -14,7 +14,9 @@ if TYPE_CHECKING:
   from prm_jax.jobs.configuration import Command
 
 JOBS = {
-  'train': 'train a scorer, evaluate it, write the report',
+  'train': 'train a scorer or a policy, evaluate it, write the report',
+  'rollout': 'sample solutions from a policy',
+  'label': 'give every step of solutions a label',
   'score': 'add step scores to a file of trajectories',
   'evaluate': 'measure saved scores or a checkpoint; write the report',
   'inspect': 'print token | step | label of chosen rows',

@@ -63,6 +63,7 @@ class Done:
     counters: summed over them.
     n_made: how many were made just now.
     main: their main files, in order.
+    shard: (i, n).
   """
 
   chunks: tuple[int, ...]
@@ -70,6 +71,12 @@ class Done:
   counters: Counter[str]
   n_made: int
   main: tuple[str, ...]
+  shard: tuple[int, int]
+
+  def about(self) -> dict[str, Any]:
+    """For the provenance of results: which part of the work they are over."""
+    covers = 'all chunks' if self.whole else f'shard {self.shard[0]}/{self.shard[1]}'
+    return {'covers': covers, 'n_chunks': len(self.chunks)}
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -109,6 +116,7 @@ def run(
   workers: int = 1,
   what: str = 'chunks',
   spent: Callable[[], int] = lambda: 0,
+  conclude: Callable[[Done], None] = lambda done: None,
 ) -> Done:
   """Makes the chunks i, i + n, ... of shard i of n that are not there yet.
 
@@ -123,6 +131,9 @@ def run(
     workers: chunks under way at the same time (devices).
     what: for progress.
     spent: tokens so far, of all workers, for progress.
+    conclude: writes the results of what is covered. Called again if meanwhile the
+      other shards in this workdir have made the rest, so that the last word is over
+      all chunks.
 
   Raises:
     UserError: a chunk on disk was made from other input, or what `process` raises;
@@ -197,7 +208,22 @@ def run(
       f'stopped by {stopped}, {left} of {len(mine)} {what} are left; run the same '
       'command to go on.'
     )
-  return books.done(mine)
+  done = books.done(mine, shard)
+  if not done.n_made and _is_concluded(work, done):
+    writer.say(f'{work.path}: {done.about()["covers"]} complete; see results.json')
+    return done
+  while True:
+    conclude(done)
+    now = books.done(mine, shard)
+    if now.whole == done.whole:
+      return done
+    done = now
+
+
+def _is_concluded(work: Workdir, done: Done) -> bool:
+  """Whether results.json is there and over just these chunks."""
+  held = work.read_json('results.json')
+  return bool(held) and done.about().items() <= held['provenance'].items()
 
 
 def key(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -308,7 +334,7 @@ class _Books:
       for output, rows in made.rows.items()
       if rows or output == main
     }
-    sheet = {
+    sheet: dict[str, Any] = {
       'key': self._keys[number],
       'files': {n: hashlib.sha256(b).hexdigest() for n, b in sorted(data.items())},
       'counters': dict(sorted(made.counters.items())),
@@ -335,13 +361,14 @@ class _Books:
         'some space and run the same command again.'
       ) from e
 
-  def done(self, mine: Sequence[int]) -> Done:
+  def done(self, mine: Sequence[int], shard: tuple[int, int]) -> Done:
     """All chunks if they are there, else those of `mine`."""
-    whole = all(self._wrong(number) is None for number in range(len(self._keys)))
-    covered = tuple(range(len(self._keys))) if whole else tuple(mine)
+    numbers = range(len(self._keys))
+    whole = all(self._wrong(number) is None for number in numbers)
+    covered = tuple(numbers if whole else mine)
     counters: Counter[str] = Counter()
     for number in covered:
       counters.update(self._known[number])
     names = (self._name(self._outputs[0], number) for number in covered)
     main = tuple(str(self._work / name) for name in names)
-    return Done(covered, whole, counters, self.n_written, main)
+    return Done(covered, whole, counters, self.n_written, main, shard)

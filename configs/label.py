@@ -1,0 +1,22 @@
+"""Give every step of solutions a label, here by Monte Carlo; evidence is kept.
+
+    python -m prm_jax.main --config=configs/label.py
+
+needs the policy of configs/policy.py and the solutions of configs/rollout.py. Other
+algorithms: --config.label.algorithm=adaptive (labeling/registry.py lists them, and
+'judge'), other solutions: --config.input=PATH[:FORMAT]. Train on what comes out with
+
+    python -m prm_jax.main --config=configs/pqm.py \
+        --config.data.train=runs/label/labelled --config.data.label=mc_soft
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.job = 'label'
+  c.engine.policy = 'runs/policy'
+  c.input = 'runs/rollout/solutions'
+  c.sampling.max_tokens = 96
+  return c

@@ -1,0 +1,26 @@
+"""Sample solutions from a policy: n of each problem, answers checked.
+
+    python -m prm_jax.main --config=configs/rollout.py
+
+needs the policy of `--config=configs/policy.py` (or --config.engine.policy=WORKDIR, or
+a server: --config.engine.kind=remote --config.engine.url=... --config.engine.model=...)
+and leaves WORKDIR/solutions/*.jsonl.gz and results.json. Other problems: any file,
+--config.input=PATH[:FORMAT] --config.rollout.problems=''. On several machines give each
+--config.shard=i/n.
+
+Problems are training problems of the embedded world; held-out ones are apart from them
+by construction.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.job = 'rollout'
+  c.engine.policy = 'runs/policy'
+  c.input = 'world:train'
+  c.rollout.problems = '0:1000'
+  c.rollout.n = 8
+  c.sampling.max_tokens = 96
+  return c
