@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import Completer, drive, good, solution, wrong
+from step_completer import Completer, drive, good, solution, wrong
 
 from prm_jax import records
 from prm_jax.errors import UserError

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from planted import Completer, drive, good, solution, wrong
+from step_completer import Completer, drive, good, solution, wrong
 
 from prm_jax.errors import UserError
 from prm_jax.labeling import unprm

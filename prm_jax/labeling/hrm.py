@@ -9,8 +9,9 @@ node moves, and none of a node that moved itself. Labels are counted anew.
 
 Choices: the tree is sampled by whole continuations, whose first step is the child and
 whose rest is the child's own first continuation, so a level costs only the others;
-children with the same step are kept apart, as every sample counts once; an answer that
-could not be judged counts as wrong; the given solutions are the first children of the
+children with the same step are kept apart, as every sample counts once; an edge to a
+leaf may hold several steps, and only edges of one step move; an answer that could not
+be judged counts as wrong; the given solutions are the first children of the
 root (`use_given`); which nodes move is a function of (seed, problem, place in the
 tree) alone.
 """
@@ -82,7 +83,7 @@ class Branch:
     steps: the steps from its parent: one, or at a leaf all that follow.
     correct: verdict at a leaf; None inside, or where it was not judged.
     path_id, path: a solution through this node, whose prefix up to it is asked about.
-    moved: whether compression moved it; its first step is then two steps in one.
+    moved: whether compression moved it; its step is then two steps in one.
     children: in the order of sampling.
   """
 
@@ -161,9 +162,10 @@ def compress(
       if node.moved or not high or len(node.children) < options.min_children:
         continue
       for child, name in named:
-        if child.steps and draw(options.seed, problem_id, name) < options.p:
-          both = separator.join((*node.steps, child.steps[0]))
-          child.steps, child.moved = (both, *child.steps[1:]), True
+        one = len(child.steps) == 1
+        if one and draw(options.seed, problem_id, name) < options.p:
+          child.steps = (separator.join((*node.steps, *child.steps)),)
+          child.moved = True
           node.children.remove(child)
           above.children.append(child)
           break

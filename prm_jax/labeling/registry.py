@@ -11,10 +11,14 @@ from prm_jax.labeling import (
   binary_search,
   consensus,
   entropic,
+  grounded,
+  hrm,
   monte_carlo,
+  omega,
   pseudo,
   scan,
   solutions,
+  unprm,
 )
 from prm_jax.labeling.protocol import Algorithm
 
@@ -44,6 +48,10 @@ ALGORITHMS: dict[str, Entry] = {
   'binary_search': Entry(binary_search.SearchOptions, binary_search.binary_search),
   'adaptive': Entry(adaptive.AdaptiveOptions, adaptive.adaptive),
   'scan': Entry(scan.ScanOptions, scan.scan),
+  'omega_prm': Entry(omega.OmegaOptions, omega.omega_prm),
+  'un_prm': Entry(unprm.UnOptions, unprm.un_prm),
+  'grounded_prm': Entry(grounded.GroundedOptions, grounded.grounded_prm),
+  'hrm': Entry(hrm.HrmOptions, hrm.hrm),
   'free_prm': Entry(solutions.Options, pseudo.free_prm, False, False),
   'consensus': Entry(consensus.ConsensusOptions, consensus.consensus, False, False),
 }

@@ -6,8 +6,9 @@ Which solutions, by uncertainty and diversity:
   u        = mean over i of |H_i - H_(i-1)|
   next one = argmax of  a * u + (1 - a) * (1 - mean cosine to those chosen)
 
-(u is scaled to [0, 1] over the group; H is over the step's own token log-probabilities, not over the vocabulary.) Which
-step is the first error: a step fails where its perplexity-weighted solve rate
+with u scaled to [0, 1] over the group; H is over the step's own token
+log-probabilities, not over the vocabulary. Which step is the first error: a step
+fails where its perplexity-weighted solve rate
 
   rate = sum over right j of w_j / sum over j of w_j,   w_j = exp(logprob_j / tokens_j)
 

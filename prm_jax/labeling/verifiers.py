@@ -124,10 +124,14 @@ def _agrees(left: str, right: str) -> bool | None:
   a, b = evaluate(left), evaluate(right)
   if a is None or b is None:
     return None
-  if a == b:
-    return True
-  places = max(_places(left), _places(right))
-  return abs(a - b) < Fraction(1, 10**places) if places else False
+  return a == b or _written(a, b, _places(right)) or _written(b, a, _places(left))
+
+
+def _written(exact: Fraction, shown: Fraction, places: int) -> bool:
+  """Whether a number rounds or cuts to what is written with so many decimals."""
+  scale = 10**places
+  cut = int(exact * scale) == shown * scale
+  return places > 0 and (cut or 2 * scale * abs(exact - shown) <= 1)
 
 
 def _places(side: str) -> int:

@@ -23,6 +23,7 @@ from prm_jax.formats.importers import (
   prm800k,
   problems,
   step_texts,
+  trees,
 )
 from prm_jax.formats.importers.pools import attach_scores
 from prm_jax.formats.importers.rows import Row, iter_rows, stem
@@ -57,6 +58,19 @@ FORMATS: dict[str, Format] = {
   'openrlhf': Format(step_texts.openrlhf, ('input', 'value'), 'source'),
   'rlhflow': Format(step_texts.rlhflow, ('conversations',), 'source'),
   'math_aps': Format(prefix_values.math_aps, ('question', 'reasoning_steps'), 'source'),
+  'openr_tree': Format(trees.openr_tree, ('question', 'reasoning_steps'), 'source'),
+  'openr_node': Format(trees.openr_node, ('text', 'mc_value', 'children'), 'source'),
+  'openr_prefixes': Format(
+    trees.openr_prefixes, ('solution_prefix', 'mc_value'), 'source'
+  ),
+  'openr_partial': Format(
+    trees.openr_partial, ('question', 'partial_answer', 'mc_score'), 'source'
+  ),
+  'mm_prm_tree': Format(
+    trees.mm_prm_tree, ('question', 'answer', 'mc_value', 'children'), 'source'
+  ),
+  'mm_prm_rows': Format(trees.mm_prm_rows, ('question', 'process', 'labels'), 'source'),
+  'er_prm': Format(trees.er_prm, ('text', 'value'), 'source'),
   'prm800k_native': Format(prm800k.native, ('question', 'label'), 'human'),
   'prm800k_steps': Format(
     prm800k.steps, ('instruction', 'responses', 'next_response', 'rating'), 'human'
