@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,11 @@ from step_completer import Completer, drive, good, solution, wrong
 
 from prm_jax import records
 from prm_jax.errors import UserError
-from prm_jax.labeling import omega, tree_rows, trees
+from prm_jax.inference.requests import Refusal
+from prm_jax.labeling import driver, omega, tree_rows, trees
 from prm_jax.labeling.omega import Candidate, OmegaOptions, omega_prm, priority
 from prm_jax.labeling.protocol import Ask, Continuation
+from prm_jax.labeling.registry import ALGORITHMS
 from prm_jax.labeling.tree_rows import RowOptions, rows
 from prm_jax.labeling.trees import Node, Rollout, Tree
 
@@ -182,6 +185,56 @@ def test_same_result_again_and_as_json():
 def test_bad_options(options):
   with pytest.raises(UserError, match='label option'):
     OmegaOptions(**options)
+
+
+class Shared:
+  """What the driver needs of a completer; prefixes of `limit` steps are refused."""
+
+  def __init__(self, limit=99):
+    self.how, self.counters = {'completer': 'planted'}, Counter()
+    self.limit, self.one = limit, Completer()
+
+  def ask(self, problems, asks):
+    refusal = Refusal('too_long')
+    return [refusal if a.n_steps >= self.limit else self.one(a) for a in asks]
+
+  def take_rollouts(self):
+    return []
+
+
+def groups(n):
+  def one(i):
+    steps = ((wrong(6, 2), False), (good(6), True))
+    made = [solution(s, right, f'{i}/{j}') for j, (s, right) in enumerate(steps)]
+    tokens = tuple({'ids': [1, 2], 'logprobs': [-0.1, -0.3]} for _ in range(6))
+    return [dataclasses.replace(t, problem_id=f'p{i}', tokens=tokens) for t in made]
+
+  return [one(i) for i in range(n)]
+
+
+@pytest.mark.parametrize('name', ['omega_prm', 'un_prm', 'hrm', 'grounded_prm'])
+def test_a_problem_does_not_depend_on_its_company(name):
+  entry = ALGORITHMS[name]
+  algorithm = entry.make(entry.options(label='mine'))
+  alone = [driver.run([g], algorithm, Shared()).groups[0] for g in groups(4)]
+  together = driver.run(groups(4), algorithm, Shared())
+  assert together.groups == alone
+  if name != 'grounded_prm':  # these texts hold nothing that a calculator can check
+    held = together.groups[0].labelled[0].labels
+    assert set(held) == {'mine'} and held['mine'].how['completer'] == 'planted'
+
+
+@pytest.mark.parametrize('name', ['omega_prm', 'hrm', 'grounded_prm'])
+def test_refused_prefixes_end_a_search_and_are_counted(name):
+  entry = ALGORITHMS[name]
+  algorithm = entry.make(entry.options())
+  (result,) = driver.run(groups(1), algorithm, Shared(limit=1)).groups
+  assert result.tree['facts']['refused'] > 0
+  if name == 'omega_prm':
+    assert result.labelled[0].first_error == {name: None}
+  empty = [[solution((), None)]]
+  (result,) = driver.run(empty, algorithm, Shared(limit=0)).groups
+  assert result.labelled[0].skipped in ('too_long', 'no_steps')
 
 
 # A tree by hand: root -> a (.5) -> b (0), a -> c d (.25), c d -> e (1, right rollout).

@@ -167,7 +167,8 @@ def _pairs(
     best = max(group.values(), key=lambda end: end.value)
     for end in group.values():
       if end.value < best.value:
-        pair = make_id(tree.algorithm, '\x1e'.join(best.steps), '\x1e'.join(end.steps))
+        ends_at = ['\x1e'.join(one.steps) for one in (best, end)]
+        pair = make_id(tree.algorithm, tree.problem_id, '\x1f'.join(ends_at))
         for side, one in ((1.0, best), (0.0, end)):
           label = lambda value, side=side: side
           row = _row(tree, along(one), one, options, label, True)
