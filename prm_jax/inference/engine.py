@@ -51,6 +51,7 @@ class JaxEngine:
 
   Attributes:
     name, separator, deterministic: as in `requests.Engine`.
+    slots, group: see above.
     counters: prefill_tokens, prefill_tokens_without_sharing (if each completion had
       prefilled its own prompt), decoded_tokens, overrun_tokens (drawn after a stop
       string, before the host saw it, and dropped), slot_steps (steps times slots: what
@@ -89,7 +90,7 @@ class JaxEngine:
     self.counters: Counter[str] = Counter()
     self._format, self._tokenizer = spec.text_format, tokenizer
     self._end = text_format.end_id(spec.text_format, tokenizer)
-    self._slots, self._group = slots, group
+    self.slots, self.group = slots, group
     self._device = device or jax.local_devices()[0]
     # Unrolled, so that the loop does not cut its weights out of stacks every step.
     self._model = dataclasses.replace(spec.model, scan_layers=False)
@@ -109,19 +110,19 @@ class JaxEngine:
     Raises:
       UserError: what the policy computes is not finite.
     """
-    out, prompts, texts = self._encode(requests, sampling)
+    out, prompts, texts = self.encode(requests, sampling)
     stops = self._stops_of(sampling)
     for wave in self.plan(prompts, texts, sampling):
       caches = self.read(wave)
       queue = self.queue(wave, requests, sampling)
       log = self.decode(wave, queue, caches, stops, sampling)
-      self._collect(wave, log, stops, out)
+      self.collect(wave, log, stops, out)
     for completions in out:
       if isinstance(completions, list):
         completions.sort(key=lambda c: c.sample_index)
     return out
 
-  def _encode(
+  def encode(
     self, requests: Sequence[Request], sampling: Sampling
   ) -> tuple[list[list[Completion] | Refusal], list[Prompt], list[np.ndarray]]:
     """Results to be filled in, refusals among them; prompts; and their texts."""
@@ -172,10 +173,10 @@ class JaxEngine:
       waves.plan(
         prompts,
         texts,
-        slots=self._slots,
-        group=self._group,
+        slots=self.slots,
+        group=self.group,
         own=min(sampling.max_tokens, self._format.max_length - 1),
-        max_rows=ROWS_PER_SLOT * self._slots,
+        max_rows=ROWS_PER_SLOT * self.slots,
         max_texts=self._max_texts,
       )
     )
@@ -185,7 +186,7 @@ class JaxEngine:
     m = self._model
     position = 2 * m.n_layers * m.n_kv_heads * m.head_dim
     size = position * shape.text * np.dtype(jax.numpy.dtype(m.compute_dtype)).itemsize
-    wanted = min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self._slots)
+    wanted = min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self.slots)
     once = _texts_at_once(shape)
     return max(wanted // once, 1) * once
 
@@ -217,7 +218,7 @@ class JaxEngine:
 
   def queue(self, wave: Wave, requests: Sequence[Request], sampling: Sampling) -> Queue:
     """The tables of a wave, padded to fixed sizes."""
-    rows = ROWS_PER_SLOT * self._slots
+    rows = ROWS_PER_SLOT * self.slots
     padded = lambda x, n: np.concatenate([x, np.repeat(x[-1:], n - len(x), axis=0)])
     keys = np.stack([
       row_key(sampling.seed, requests[r].id, s)
@@ -253,7 +254,7 @@ class JaxEngine:
       )  # fmt: skip
       row, share, n = jax.device_get((slots.row, slots.next_share, lines))
       logs.append(jax.tree.map(lambda x: np.asarray(x)[:n], log))  # noqa: B023
-      self.counters['slot_steps'] += int(n) * self._slots
+      self.counters['slot_steps'] += int(n) * self.slots
       if stops.crossing:
         cancelled = _seen(stops, wave, logs[-1], drawn, row)
         row = np.where(cancelled, -1, row)
@@ -269,7 +270,7 @@ class JaxEngine:
     self.counters['compilations'] += key not in self._programs
     self._programs.add(key)
 
-  def _collect(
+  def collect(
     self,
     wave: Wave,
     log: Log,
