@@ -4,8 +4,8 @@ Extraction follows an ordered list of policies and says which one found the answ
 comparison is exact: equal after normalisation of the notation, or equal as rational
 numbers (`fractions.Fraction`). Two answers that are neither, where at least one is not
 a plain number, are not judged (None): whether they are equal is a question for a
-symbolic checker. No tolerance, no factor of 100, no evaluation of input; every
-parsed number is bounded, so that no string can hang the comparison.
+symbolic checker (`answer_checker`). No tolerance, no factor of 100, no evaluation of
+input; every parsed number is bounded, so that no string can hang the comparison.
 """
 
 from __future__ import annotations
@@ -130,31 +130,33 @@ _TEXT = re.compile(
   r'\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}'
 )
 _UNIT = re.compile(r'(?<=[\d}])(?:\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?\d\}?)?)$')
-_WORDS = re.compile(r'^(-?[\d.,/]+)\s+[A-Za-z][A-Za-z .]*$')
+_WORDS = re.compile(r'^(-?[\d.,/]+(?:\s+\d+/\d+)?)\s+[A-Za-z][A-Za-z .]*$')
+_LEFT_SIDE = re.compile(r'^\\?[A-Za-z](?:\([a-z]\))?=(?=.)')
+_MIXED = re.compile(r'(-?\d+)\s+(\d+)/(\d+)')
+_GROUPS = re.compile(r'-?\d{1,3}(?:\s+\d{3})+(?:\.\d*)?')
+_BASE = re.compile(r'([0-9A-Za-z]+)_\{?(\d+)\}?')
+_LETTERS = re.compile(r'[A-Za-z]+')
+_COMMAND = re.compile(r'\\[A-Za-z]+')
+
+UNDECIDED = 'not plain numbers, and written differently'
 
 
 def normalise(answer: str) -> str:
   r"""One notation for answers that differ only in notation.
 
-  Removed: white space, dollar and percent signs, degrees, sizing and spacing commands,
-  a final full stop, thousands commas, a trailing unit in \text{} or in words after a
-  number, 'x =' before the rest, the parentheses of a choice (C). \dfrac and \tfrac
-  become \frac, \text{a} becomes a, x^{2} becomes x^2.
+  Removed: white space (but between numbers), dollar and percent signs, degrees, sizing
+  and spacing commands, a final full stop, thousands commas, a trailing unit in \text{}
+  or in words after a number, 'x =' before the rest, the parentheses of a choice (C).
+  \dfrac and \tfrac become \frac, \text{a} becomes a, x^{2} becomes x^2, the mixed
+  number 7 3/4 becomes 7\frac{3}{4}.
 
   >>> normalise(r'$\dfrac12$'), normalise('1,234 dollars'), normalise(r'x = 5\%')
   ('\\frac{1}{2}', '1234', '5')
   """
-  s = answer.strip()
-  s = s.replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('−', '-')
-  s = s.replace('{,}', ',')
-  s = _DELETED.sub(' ', s).strip().rstrip('.').strip()
-  bare = ''.join(s.split())
-  s = _UNIT.sub('', bare) if _UNIT.search(bare) else s
-  words = _WORDS.match(s)
-  s = words.group(1) if words else s
+  s = _without_unit(_plain(answer))[0]
   s = _TEXT.sub(r'\1', s)
-  s = ''.join(s.split())
-  s = re.sub(r'^\\?[A-Za-z](?:\([a-z]\))?=(?=.)', '', s)
+  s = _closed_up(s)
+  s = _LEFT_SIDE.sub('', s)
   if re.fullmatch(r'-?\d{1,3}(?:,\d{3})+(?:\.\d*)?', s):
     s = s.replace(',', '')
   s = re.sub(r'\\frac(\d)(\d)', r'\\frac{\1}{\2}', s)
@@ -165,12 +167,41 @@ def normalise(answer: str) -> str:
   return re.sub(r'^\(([A-Z])\)$', r'\1', s)
 
 
+def _plain(answer: str) -> str:
+  """Without signs and commands that say nothing."""
+  s = answer.strip()
+  s = s.replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('−', '-')
+  s = s.replace('{,}', ',')
+  return _DELETED.sub(' ', s).strip().rstrip('.').strip()
+
+
+def _without_unit(s: str) -> tuple[str, str]:
+  """(the rest, letters of a unit that follows a number, '' if it has no name)."""
+  bare = ''.join(s.split())
+  unit = _UNIT.search(bare)
+  if unit:
+    s = bare[: unit.start()]
+  words = _WORDS.match(s)
+  found = (unit.group() if unit else '') + (s[words.end(1) :] if words else '')
+  found = re.sub(r'\\(?:text|mathrm|mbox)', '', found)
+  found = re.sub(r'[\W\d_]|square|cubic|units?', '', found.casefold())
+  return words.group(1) if words else s, found
+
+
+def _closed_up(s: str) -> str:
+  """Without white space; numbers that it alone keeps apart stay apart."""
+  s = re.sub(r'\\frac\s*(\d)\s+(\d)', r'\\frac{\1}{\2}', s)
+  if mixed := _MIXED.fullmatch(s):
+    return rf'{mixed[1]}\frac{{{mixed[2]}}}{{{mixed[3]}}}'
+  if not _GROUPS.fullmatch(s):
+    s = re.sub(r'(?<=\d)\s+(?=\d)', '\x00', s)
+  return ''.join(s.split()).replace('\x00', ' ')
+
+
 _DECIMAL = r'(?:\d+\.?\d*|\.\d+)'
 _PLAIN = re.compile(rf'([+-]?)({_DECIMAL})(?:[eE]([+-]?\d{{1,6}}))?')
 _RATIO = re.compile(rf'([+-]?)\(?({_DECIMAL})/({_DECIMAL})\)?')
-_FRAC = re.compile(
-  rf'([+-]?)(\d*)\\frac\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}'
-)
+_FRAC = re.compile(rf'([+-]?)(\d*)\\frac\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}')
 
 
 def rational(answer: str) -> Fraction | None:
@@ -212,8 +243,10 @@ def compare(answer: str, gold: str) -> Verdict:
 
   Returns:
     True: same text after normalisation ('string'), or same rational ('rational').
-    False: both are rationals and differ.
-    None: not judged; `reason` says why.
+    False: both are rationals, or single words, or numbers in the same base, and
+      differ.
+    None: not judged; `reason` says why, and is `UNDECIDED` where a symbolic checker
+      may know.
   """
   if max(len(answer), len(gold)) > MAX_LENGTH:
     if answer.strip() == gold.strip():
@@ -222,12 +255,46 @@ def compare(answer: str, gold: str) -> Verdict:
   a, b = normalise(answer), normalise(gold)
   if not a or not b:
     return Verdict(None, 'string', 'empty answer' if not a else 'empty reference')
-  if a == b:
-    return Verdict(True, 'string')
-  x, y = rational(answer), rational(gold)
+  x, y = (None, None) if a == b else (rational(answer), rational(gold))
+  if a == b or (x is not None and x == y):
+    reason = _doubt(answer, gold)
+    return Verdict(None if reason else True, 'string' if a == b else 'rational', reason)
   if x is not None and y is not None:
-    return Verdict(x == y, 'rational')
-  return Verdict(None, 'rational', 'not plain numbers, and written differently')
+    return Verdict(False, 'rational')
+  if (base := _BASE.fullmatch(a)) and (other := _BASE.fullmatch(b)):
+    if base[2] == other[2]:
+      return Verdict(False, 'base')
+    return Verdict(None, 'base', 'numbers in different bases')
+  if _is_word(answer, a) and _is_word(gold, b):
+    return _words(a.casefold(), b.casefold())
+  return Verdict(None, 'rational', UNDECIDED)
+
+
+def _doubt(answer: str, gold: str) -> str:
+  """Why answers that look equal once normalised may still differ, or ''."""
+  if answer == gold:
+    return ''
+  unit, other = (_without_unit(_plain(s))[1].removesuffix('s') for s in (answer, gold))
+  if unit and other and unit != other:
+    return 'units differ'
+  left, right = (_LEFT_SIDE.match(''.join(_plain(s).split())) for s in (answer, gold))
+  sides = {m.group() for m in (left, right) if m}
+  # The lines x = 3 and y = 3; but f(x) = may stand for y =.
+  return 'different unknowns' if len(sides) == 2 and '(' not in ''.join(sides) else ''
+
+
+def _is_word(answer: str, normal: str) -> bool:
+  letters = _LETTERS.findall(_COMMAND.sub(' ', answer))
+  return len(letters) == 1 and _LETTERS.fullmatch(normal) is not None
+
+
+def _words(a: str, b: str) -> Verdict:
+  """Single words: odd and even differ; c and C, ab and ba, no and none may not."""
+  if a == b and len(a) > 1:
+    return Verdict(True, 'words')
+  if a in b or b in a or sorted(a) == sorted(b):
+    return Verdict(None, 'words', 'words that resemble each other')
+  return Verdict(False, 'words')
 
 
 def check(

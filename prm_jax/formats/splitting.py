@@ -146,7 +146,7 @@ def split(
     entropies: [n] entropy of the vocabulary, nats, for 'entropy'.
 
   Returns:
-    No steps for a text of white space alone.
+    No steps for a text of white space, or of separators, alone.
 
   Raises:
     UserError: a token mode without its numbers.
