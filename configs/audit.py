@@ -4,6 +4,14 @@
         --config.audit.reference=runs/reference \
         --config.audit.labelled=adaptive=runs/adaptive,sequential.8=runs/sequential_8
 
+A reference, and one algorithm at one setting, on the same solutions:
+
+    python -m prm_jax.main --config=configs/label.py --workdir=runs/reference \
+        --config.label.name=reference --config.label.k=256 \
+        --config.label.prior='(0.0, 0.0)' --config.label.evidence=false --config.seed=1
+    python -m prm_jax.main --config=configs/label.py --workdir=runs/sequential_8 \
+        --config.label.algorithm=sequential --config.label.k=8
+
 Every entry is NAME=PATH[@LABELSET]: a file, a folder of shards, or the workdir of a
 label run; all of them label the same file of solutions. The reference is a label set
 of kind 'value' with counts of rollouts, 256 or more a prefix, sampled with a seed of
@@ -20,7 +28,8 @@ What comes out, in results.json and report.html (`on_track` where the truth is k
     audit/NAME/hard_accuracy[...], false_dead[...], false_alive[...]
     audit/NAME/first_error_accuracy[reference]   solutions that the reference is sure of
     audit/NAME/first_error_accuracy[on_track]    all solutions
-    audit/NAME/tokens, rollouts, undecided       a solution
+    audit/NAME/false_claims[...], undecided      of the decided solutions; of all
+    audit/NAME/tokens, rollouts                  a solution
     audit/first_error_accuracy/A-B[...]          paired difference
     audit/cost_ratio/A_over_B[tokens]            paired ratio
     audit/at_equal_tokens/A-F[...]               accuracy, F read off its curve

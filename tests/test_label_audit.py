@@ -313,6 +313,8 @@ def test_undecided_is_a_miss_and_counted():
   found = run([a, b], {'x': rows})
   assert value(found, 'audit/x/first_error_accuracy[reference]') == 0.5
   assert value(found, 'audit/x/undecided') == 0.5
+  assert value(found, 'audit/x/false_claims[reference]') == 0
+  assert found.metrics['audit/x/false_claims[on_track]']['n'] == 1
   assert found.counters['audit/x/first_error_undecided'] == 1
   assert found.samples[1]['algorithms']['x'] == {
     'values': [0.9, None, None],

@@ -150,26 +150,31 @@ def first_errors(
   reading: Reading,
   sample: Resamples,
 ) -> None:
-  """'first_error_accuracy' against each truth, and 'undecided'.
+  """'first_error_accuracy' and 'false_claims' against each truth, and 'undecided'.
 
   Share of solutions whose first dead (wrong) step, or its absence, is named exactly;
-  one that the algorithm left undecided or unlabelled counts as a miss. Solutions
-  where an ambiguous prefix could move the reference's first dead step are apart, in
+  one that the algorithm left undecided or unlabelled counts as a miss. Of those that
+  it did decide, false_claims is the share of misses. Solutions where an ambiguous
+  prefix could move the reference's first dead step are apart, in
   `[reference_ambiguous]`, judged by the point estimate.
   """
   steps = reference.steps
   sure, best = reference.first_dead(), reference.first_dead(sure=False)
   sides = [
-    (REFERENCE, np.where(sure != UNKNOWN, sure, UNKNOWN)),
+    (REFERENCE, sure),
     (AMBIGUOUS, np.where(sure == UNKNOWN, best, UNKNOWN)),
   ]
   if truth is not None:
     sides.append((truth.truth, truth.first_error))
   for against, gold in sides:
     known = gold != UNKNOWN
-    sums = steps.sum_rows(known & (reading.first_error == gold), known)
+    claimed = known & (reading.first_error != UNKNOWN)
+    hit = reading.first_error == gold
+    sums = steps.sum_rows(known & hit, known, claimed & ~hit, claimed)
     found = ratio(sums[:, 0], sums[:, 1], sample, reason='no_known_first_error')
     out.put(path(reading.name, 'first_error_accuracy', against), found, against)
+    found = ratio(sums[:, 2], sums[:, 3], sample, reason='nothing_decided')
+    out.put(path(reading.name, 'false_claims', against), found, against)
   undecided = steps.sum_rows(reading.first_error == UNKNOWN, np.ones(steps.n_rows))
   found = ratio(undecided[:, 0], undecided[:, 1], sample)
   out.put(path(reading.name, 'undecided'), found, '')

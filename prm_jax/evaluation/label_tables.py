@@ -26,6 +26,7 @@ DEFINITIONS = {
   'false_alive': 'Share of dead prefixes (wrong steps) that are called alive.',
   ACCURACY: 'Share of solutions whose first dead (wrong) step, or its absence, is '
   'named exactly; an undecided one is a miss.',
+  'false_claims': 'Share of the decided solutions whose first error is misnamed.',
   'undecided': 'Share of solutions about whose first error nothing is said.',
   'tokens': 'Tokens generated for the labels of one solution.',
   'rollouts': 'Continuations sampled for the labels of one solution.',
@@ -75,6 +76,7 @@ def add(
   names = [r.name for r in readings]
   sides = {t: f' ({"V" if t == REFERENCE else t})' for t in truths}
   first = {f'first error{sides[t]}': (ACCURACY, t) for t in truths}
+  wrong = {f'false claims{sides[t]}': ('false_claims', t) for t in truths}
   spent = {f'{c} a solution': (c, '') for c in COSTS}
   out.tables.append(
     _table(
@@ -83,6 +85,7 @@ def add(
       names,
       {
         **first,
+        **wrong,
         'ambiguous rows': (ACCURACY, AMBIGUOUS),
         'undecided': ('undecided', ''),
         **spent,
