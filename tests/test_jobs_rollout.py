@@ -6,9 +6,19 @@ import shutil
 import pytest
 import tiny_policies
 from test_chunks import Killed
-from tiny_runs import ROOT, arguments, contents, finish, record, refusal, results, run
+from tiny_runs import (
+  ROOT,
+  arguments,
+  contents,
+  finish,
+  record,
+  refusal,
+  results,
+  run,
+  start,
+  write_lines,
+)
 from tiny_runs import quick_compilation as quick_compilation
-from tiny_runs import start, write_lines
 
 from prm_jax import exports, records
 from prm_jax.jobs import chunks, rollout
@@ -178,8 +188,8 @@ def test_questions_of_a_file(policy, tmp_path):
   assert counters['rows_with_a_problem_seen_before'] == 2
   assert counters['solutions_without_gold_answer'] == 3
   last = found[-1].verdicts['exact']
-  assert last.value is None and (last.reason in ('no reference answer',
-                                                 'cut off at the limit of tokens'))  # fmt: skip
+  assert last.value is None
+  assert last.reason in ('no reference answer', 'cut off at the limit of tokens')
   assert results(work)['metrics']['solutions/best_of_n/pass@1']['n'] == 3
 
 
@@ -228,7 +238,7 @@ REFUSED = {
   'not a policy': ({'engine__policy': 'tests'}, 'no exported policy'),
   'slots': ({'engine__slots': 6}, 'engine.slots=6'),
   'kind': ({'engine__kind': 'torch'}, "engine.kind='torch'"),
-  'remote without a model': ({'engine__kind': 'remote', 'engine__url': 'http://x'}, 'model'),
+  'no model': ({'engine__kind': 'remote', 'engine__url': 'http://x'}, 'model'),
   'devices': ({'parallel__data': 99}, 'parallel.data=99'),
   'answers': ({'answers__policies': '("guess",)'}, "'guess'"),
   'splitting': ({'splitting__how': 'magic'}, "'magic'"),

@@ -11,12 +11,13 @@ from prm_jax.models import lm
 from prm_jax.specs import ModelSpec, PolicySpec, TextFormat
 
 WRITES = '0123456789+-*/=>?\n'
+OFTEN = '2'
 
 
 @functools.cache
 def tiny(seed=0, end='<eos>', max_length=64):
   """(spec, params, tokenizer) of a D16 policy with one layer that writes digits,
-  operators, new lines and ends."""
+  operators, new lines and ends, and `OFTEN` most of all."""
   words = tokenizers.load('bytes')
   spec = PolicySpec(
     ModelSpec(
@@ -31,7 +32,8 @@ def tiny(seed=0, end='<eos>', max_length=64):
   written = [words.encode(c)[0] for c in WRITES]
   table[:, 0] = -3.0
   table[written, 0] = 3.0
-  table[words.token_id('\n'), 0] = 3.5
+  table[words.encode('\n')[0], 0] = 3.5
+  table[words.encode(OFTEN)[0], 0] = 3.8
   if end:
     table[words.token_id(end), 0] = 3.4
   return spec, params, words
