@@ -17,6 +17,7 @@ JOBS = {
   'train': 'train a scorer or a policy, evaluate it, write the report',
   'rollout': 'sample solutions from a policy',
   'label': 'give every step of solutions a label',
+  'bench': 'measure how fast a policy decodes',
   'score': 'add step scores to a file of trajectories',
   'evaluate': 'measure saved scores or a checkpoint; write the report',
   'inspect': 'print token | step | label of chosen rows',
