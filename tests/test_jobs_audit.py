@@ -265,7 +265,7 @@ def test_realised_errors_by_hand():
   metrics, tables = stopping.measure(said, 0.125, 20_000, 0)
 
   def at(metric, v):
-    return metrics[f'audit/stopping/{metric}@{v:g}[x]']
+    return metrics[f'audit/stopping/{metric}@V={v:g}[x]']
 
   assert at('error', 0)['value'] == at('error', 1)['value'] == 0
   assert at('error', 0.125)['value'] == 1  # both claims are false at tau
@@ -288,6 +288,6 @@ def test_stopping_is_part_of_the_audit(files, tmp_path):
     files, tmp_path / 'run', audit__reference=f'{files}/reference.jsonl',
     audit__labelled=f'sequential.8={tmp_path}/sequential.jsonl',
   )  # fmt: skip
-  assert found['metrics']['audit/stopping/error@0[sequential.8]']['value'] == 0
-  assert found['metrics']['audit/stopping/error@0.125[sequential.8]']['n'] == 50
+  assert found['metrics']['audit/stopping/error@V=0[sequential.8]']['value'] == 0
+  assert found['metrics']['audit/stopping/error@V=0.125[sequential.8]']['n'] == 50
   assert 'Stopping rules: false claims' in (tmp_path / 'run/report.html').read_text()

@@ -12,6 +12,7 @@ from prm_jax.evaluation.label_readings import Reading
 from prm_jax.evaluation.report.data import LineChart, Row, Table
 from prm_jax.evaluation.result import Collector
 
+FIRST_ERRORS = 'First errors and what they cost'
 DEFINITIONS = {
   'mean_error': 'Mean of label minus estimand; above 0 the labels are too good.',
   'mean_absolute_error': 'Mean distance between label and estimand, the noise of the '
@@ -81,7 +82,7 @@ def add(
   out.tables.append(
     _table(
       out,
-      'First errors and what they cost',
+      FIRST_ERRORS,
       names,
       {
         **first,

@@ -259,7 +259,6 @@ def _headline(found: EvaluationResult) -> list[str]:
   starts = (
     'audit/reference/off_track_alive',
     'audit/reference/on_track_dead',
-    'audit/stopping/error',
     'audit/tokens_at_equal_accuracy/',
     'audit/at_equal_tokens/',
   )
@@ -267,13 +266,16 @@ def _headline(found: EvaluationResult) -> list[str]:
 
 
 def _lines(found: EvaluationResult) -> list[str]:
-  """First errors and cost of every algorithm, and the comparisons, as text."""
-  table = found.tables[0]
-  width = max(len(row.name) for row in table.rows)
-  lines = [f'{"":{width}}  {" | ".join(table.header[1:])}']
-  for row in table.rows:
-    cells = [_shown(cell) for cell in row.cells if isinstance(cell, Mapping)]
-    lines.append(f'{row.name:{width}}  {" | ".join(cells)}')
+  """First errors and cost, false claims of the rules, and the comparisons, as text."""
+  lines = []
+  for table in found.tables:
+    if table.title not in (label_tables.FIRST_ERRORS, stopping.FALSE_CLAIMS):
+      continue
+    width = max(len(row.name) for row in table.rows)
+    lines.append(f'{table.title}: {" | ".join(table.header[1:])}')
+    for row in table.rows:
+      cells = [_shown(cell) for cell in row.cells if isinstance(cell, Mapping)]
+      lines.append(f'{row.name:{width}}  {" | ".join(cells)}')
   return lines + [f'{p}: {_shown(found.metrics[p])}' for p in _headline(found)]
 
 

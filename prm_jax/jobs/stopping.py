@@ -29,6 +29,7 @@ from prm_jax.labeling.confidence import (
 
 LOOKED_AT = 'wilson_after_each'
 """The rule that must not be used, for comparison."""
+FALSE_CLAIMS = 'Stopping rules: false claims'
 STEP = 0.05
 
 
@@ -115,7 +116,7 @@ def measure(
     seed: of the simulation.
 
   Returns:
-    ('audit/stopping/error@V[NAME]', 'undecided@V', 'rollouts@V' -> interval, tables);
+    ('audit/stopping/error@V=0.125[NAME]', 'undecided@...', 'rollouts@...', tables);
     the Wilson interval for given V, over the streams. Nothing if no set has a rule.
   """
   asked = {name: rule_of(how, tau) for name, how in hows.items()}
@@ -131,7 +132,7 @@ def measure(
   for name, (rule, n_max) in rules.items():
     found = [realised_error(rule, v, tau, n_max, streams, seed) for v in values]
     for v, one in zip(values, found):
-      at = f'@{v:g}[{name}]'
+      at = f'@V={v:g}[{name}]'
       metrics[f'audit/stopping/error{at}'] = _share(one.error, streams)
       metrics[f'audit/stopping/undecided{at}'] = _share(one.undecided, streams)
       metrics[f'audit/stopping/rollouts{at}'] = _plain(one, streams)
@@ -152,7 +153,7 @@ def measure(
   )
   cost_note = 'Mean rollouts of a prefix, and how many prefixes end without a claim.'
   return metrics, [
-    Table('Stopping rules: false claims', header, rows, note),
+    Table(FALSE_CLAIMS, header, rows, note),
     Table('Stopping rules: cost', header, costs, cost_note),
   ]
 
