@@ -274,6 +274,9 @@ def to_trajectories(config: WorldConfig, rows: WorldArrays) -> list[Trajectory]:
     here = slice(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1]))
     first = int(rows.first_error[r])
     answer, gold = int(rows.answer[r]), int(rows.gold[r])
+    writer = f'world/{rows.population}'
+    if rows.population != EXACT:
+      writer += f'/{int(rows.solver[r])}'
     out.append(
       Trajectory(
         id=trajectory_id,
@@ -282,9 +285,7 @@ def to_trajectories(config: WorldConfig, rows: WorldArrays) -> list[Trajectory]:
         steps=tuple(steps[r]),
         source=source_name(rows),
         gold_answer=str(gold),
-        generator=f'world/{rows.population}/{int(rows.solver[r])}'
-        if rows.population != EXACT
-        else f'world/{EXACT}',
+        generator=writer,
         sample_index=int(rows.sample_index[r]),
         answer=str(answer),
         verdicts={'exact': truths.verdict(answer, gold)},
