@@ -20,6 +20,7 @@ JOBS = {
   'bench': 'measure how fast a policy decodes',
   'score': 'add step scores to a file of trajectories',
   'evaluate': 'measure saved scores or a checkpoint; write the report',
+  'audit': 'hold step labels against a reference, the truth and each other',
   'inspect': 'print token | step | label of chosen rows',
   'convert': 'import a public format, or export to one',
   'tokenizer': 'train a small BPE tokenizer on a file',
