@@ -8,8 +8,8 @@ and leaves WORKDIR/solutions/*.jsonl.gz and results.json. Other problems: any fi
 --config.input=PATH[:FORMAT] --config.rollout.problems=''. On several machines give each
 --config.shard=i/n.
 
-Problems are training problems of the embedded world; held-out ones are apart from them
-by construction.
+Problems are training problems of the embedded world that the policy did not learn from
+(it saw the first 600); held-out ones are apart from them by construction.
 """
 
 from configs import base
@@ -20,7 +20,7 @@ def get_config():
   c.job = 'rollout'
   c.engine.policy = 'runs/policy'
   c.input = 'world:train'
-  c.rollout.problems = '0:1000'
+  c.rollout.problems = '1000:2000'
   c.rollout.n = 8
   c.sampling.max_tokens = 96
   return c
