@@ -7,14 +7,15 @@ and every rollout is kept as a record with its parent.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prm_jax.formats import splitting
 from prm_jax.formats.answer_checker import Checker
-from prm_jax.formats.splitting import Splitter
+from prm_jax.formats.splitting import Split, Splitter
 from prm_jax.inference.requests import (
   Completion,
   Engine,
@@ -64,6 +65,8 @@ class Completer:
     checker: judges answers, and is the caller's to close.
     verdict: key of `verdicts` in the records of rollouts.
     checks: how the checker was made, for the labels' `how`.
+    decode: the tokenizer's, for splitters that cut at tokens; their steps then have
+      token counts.
     keep: keep rollouts as records; False counts them only.
   """
 
@@ -76,6 +79,7 @@ class Completer:
     *,
     verdict: str = 'exact',
     checks: Mapping[str, Any] | None = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
     keep: bool = True,
   ):
     self._engine = engine
@@ -83,6 +87,7 @@ class Completer:
     self._splitter = splitter
     self._checker = checker
     self._verdict = verdict
+    self._decode = decode
     self._keep = keep
     self._rollouts: dict[str, Trajectory] = {}
     self._given = plain(sampling)
@@ -157,7 +162,7 @@ class Completer:
       spans.append((at, at + len(step)))
       at += len(step) + len(separator)
     text = ''.join(step + separator for step in prefix) + completion.text
-    split = splitting.split(completion.text, self._splitter)
+    split, step_tokens = self._split(completion)
     spans += [(at + start, at + end) for start, end in split.spans]
     record = Trajectory(
       id=make_id(
@@ -177,7 +182,25 @@ class Completer:
       parent={'id': ask.path_id, 'n_steps': ask.n_steps},
       meta={'n_tokens': completion.n_tokens, 'finish_reason': completion.finish_reason},
     )
-    return _Draft(record, split.steps, completion)
+    return _Draft(record, split.steps, step_tokens, completion)
+
+  def _split(self, completion: Completion) -> tuple[Split, tuple[int, ...]]:
+    """New steps and their token counts, () where the splitter cuts at characters."""
+    text = completion.text
+    if self._splitter.how not in splitting.TOKEN_HOWS or self._decode is None:
+      return splitting.split(text, self._splitter), ()
+    n = len(completion.tokens)
+    offsets = splitting.token_offsets(text, completion.tokens, self._decode)
+    split = splitting.split(
+      text,
+      self._splitter,
+      offsets=offsets if n or not text else None,
+      logprobs=completion.logprobs if len(completion.logprobs) == n else None,
+      entropies=completion.entropies if len(completion.entropies) == n else None,
+    )
+    starts = [start for start, _ in split.spans]
+    owner = [bisect.bisect_right(starts, at) - 1 for at in offsets[:-1]]
+    return split, tuple(owner.count(i) for i in range(len(starts)))
 
   def _judge(self, drafts: Sequence[_Draft]) -> dict[str, tuple[str | None, Verdict]]:
     """Record id -> (answer, verdict)."""
@@ -218,6 +241,7 @@ class Completer:
       correct=verdict.value,
       n_tokens=completion.n_tokens,
       logprob=sum(completion.logprobs) if known else None,
+      step_tokens=draft.step_tokens,
       answer=answer,
     )
 
@@ -226,6 +250,7 @@ class Completer:
 class _Draft:
   record: Trajectory
   new_steps: tuple[str, ...]
+  step_tokens: tuple[int, ...]
   completion: Completion
 
 
