@@ -18,6 +18,7 @@ TINY = {
   'text.max_length': 48,
   'data.evaluate': '',
   'world.n_train': 40,
+  'optimizer.peak_lr': 1e-2,
   'optimizer.horizon': 30,
   'train.steps': 9,
 }
