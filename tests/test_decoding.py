@@ -14,18 +14,23 @@ VARIANTS = {
   'plain': {},
   'grouped': {'n_kv_heads': 2, 'qk_norm': True},
   'one_kv_head': {'n_kv_heads': 1, 'attention_bias': True, 'tied_embeddings': False},
-  'windows': {'window': 5, 'windowed_layers': (True, False, True)},
+  'windows': {'window': 5, 'windowed_layers': (True, False)},
   'local_base': {'window': 7, 'rope_theta_local': 100.0, 'post_norms': True},
   'caps': {'attn_softcap': 10.0, 'final_softcap': 5.0, 'query_scale': 0.4},
   'scaled': {'rope_scaling': ('llama3', 4.0, 1.0, 4.0, 16), 'activation': 'gelu_tanh'},
   'gemma': {'norm_offset': 1.0, 'embed_scale': 4.0, 'post_norms': True, 'window': 9},
   'blocks': {'query_block': 4},
-  'scanned': {'scan_layers': True, 'window': 5, 'windowed_layers': (True, False, True)},
+  'scanned': {
+    'n_layers': 3,
+    'scan_layers': True,
+    'window': 5,
+    'windowed_layers': (True, False, True),
+  },
 }
 
 
 def spec_of(**changes):
-  sizes = {'n_layers': 3, 'd_model': 16, 'n_heads': 4, 'n_kv_heads': 4, 'head_dim': 8}
+  sizes = {'n_layers': 2, 'd_model': 16, 'n_heads': 4, 'n_kv_heads': 4, 'head_dim': 8}
   return ModelSpec(40, **{**sizes, 'd_ff': 24, **changes})
 
 
@@ -107,7 +112,7 @@ def test_blocks_that_a_member_has_not_reached_change_no_bit():
 
 
 def test_stacked_weights_are_the_same_layers():
-  spec = spec_of(scan_layers=True)
+  spec = spec_of(n_layers=3, scan_layers=True)
   params = lm.init(spec, jax.random.key(0))
   flat = weights.unstack_layers(params)
   for i, w in enumerate(decoding.layer_weights(spec, params)):
