@@ -162,6 +162,7 @@ def test_algorithms(algorithm, policy, solutions, tmp_path, monkeypatch):
     assert all(t.parent is not None for t in rollouts)
     assert f'{algorithm}/cost/tokens' in metrics
     assert all(t.labels[algorithm].how['completer'] for t in labelled)
+  assert 'skipped/' not in counters
   if counters.get('rows_found_by_search'):
     assert len(found) - len(kept) == counters['rows_found_by_search']
 

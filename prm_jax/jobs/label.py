@@ -129,7 +129,8 @@ def _chunk(
   for group in part:
     for t in group:
       reason = unusable[t.id]
-      counters[f'skipped/{reason}'] += bool(reason)
+      if reason:
+        counters[f'skipped/{reason}'] += 1
       rows.append(_with(t, Labelled(skipped=reason) if reason else next(labelled)))
   counters['problems'] += len(part)
   counters['solutions'] += len(rows)
