@@ -43,9 +43,7 @@ class Scripted:
   def _one(self, index):
     text, reason = self.texts[index % len(self.texts)]
     n = len(text)
-    return Completion(
-      text, tuple(text.encode()), (-0.5,) * n, (), reason, index, n
-    )
+    return Completion(text, tuple(text.encode()), (-0.5,) * n, (), reason, index, n)
 
 
 @pytest.fixture
@@ -130,7 +128,8 @@ def test_tokens_of_steps(checker):
   decode = lambda ids: bytes(ids).decode()
   asked = Completer(engine, Sampling(), splitter, checker, decode=decode)
   (answers,) = asked.ask([PROBLEM], [Ask.of(PROBLEM, 1, 1)])
-  assert answers[0].steps == tuple('ab cd'.replace(' ', '')) or answers[0].steps
+  assert ''.join(answers[0].steps) == 'ab cd'
+  assert len(answers[0].steps) > 1
   assert sum(answers[0].step_tokens) == 5
   assert len(answers[0].step_tokens) == len(answers[0].steps)
 
@@ -149,7 +148,7 @@ def test_refusal_and_how_through_the_driver(checker):
   assert second.meta['label_cost']['binary_search'] == {
     'rollouts': 1, 'tokens': 4, 'unjudged': 0,
   }  # fmt: skip
-  assert first.first_error == {'binary_search': 1} or first.skipped == 'too_long'
+  assert first.skipped == 'too_long'
 
 
 @pytest.mark.parametrize('name', ['mc_soft', 'adaptive'])
@@ -164,7 +163,8 @@ def test_on_the_engine_in_this_process(name, checker):
     [
       Trajectory(
         id=f'{p}.{i}', problem_id=f'p{p}', question=f'{p}+{p}=?', gold_answer='2',
-        steps=tuple(f'{p}+{j}=2' for j in range(2 + i)), verdicts={'exact': Verdict(False)},
+        steps=tuple(f'{p}+{j}=2' for j in range(2 + i)),
+        verdicts={'exact': Verdict(False)},
       )
       for i in range(2)
     ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prm_jax.errors import UserError
-from prm_jax.labeling.change_point import ChangePoint, Prior, emission
+from prm_jax.labeling.change_point import ChangePoint, Prior, chain
 from prm_jax.labeling.confidence import (
   ALIVE,
   DEAD,
@@ -86,82 +86,73 @@ def test_wilson():
   assert wilson(0, 0) == (0.0, 1.0)
 
 
-PRIOR = Prior(TAU, 0.2, 0.05, (1.0, 1.0), (0.25, 1.0))
+PRIOR = Prior(TAU, 0.2, 0.05, 0.3, (1.0, 1.0), (0.25, 1.0), (2, 2))
 
 
-def brute_force(prior, counts, right):
-  """Posterior of F by going through all paths of states."""
-  n = len(counts)
-  joint = np.zeros(n + 1)
-  for path in np.ndindex(*(2,) * n):  # 1 is dead
-    if path[-1] != (0 if right else 1):
+def masses(counts, right):
+  """[P + 1] P(F, counts) by going through all paths of levels."""
+  levels, moves = chain(PRIOR)
+  n, n_alive = len(counts), PRIOR.levels[0]
+  out = np.zeros(n + 1)
+  for path in np.ndindex(*(len(levels),) * n):
+    if (path[-1] < n_alive) != right:
       continue
-    mass, before = 1.0, 0
-    for t, state in enumerate(path):
-      move = [[1 - prior.hazard, prior.hazard], [prior.repair, 1 - prior.repair]]
-      mass *= move[before][state]
-      if t < n - 1:
-        e = emission(prior, *counts[t])
-        mass *= np.exp(e.log_dead if state else e.log_alive)
-      before = state
-    first = path.index(1) if 1 in path else n
-    joint[first] += mass
-  return joint / joint.sum()
+    mass = moves[:n_alive, path[0]].mean()
+    for t, level in enumerate(path):
+      mass *= moves[path[t - 1], level] if t else 1.0
+      s, m = counts[t]
+      mass *= levels[level] ** s * (1 - levels[level]) ** (m - s)
+    first = next((t for t, level in enumerate(path) if level >= n_alive), n)
+    out[first] += mass
+  return out
+
+
+def filled(counts, right):
+  made = ChangePoint(PRIOR, len(counts), right)
+  for i, (s, n) in enumerate(counts[:-1]):
+    made.update(i, s, n)
+  return made
+
+
+def test_levels_and_moves():
+  levels, moves = chain(Prior())
+  assert (levels[:8] > TAU).all() and (levels[8:] < TAU).all()
+  np.testing.assert_allclose(moves.sum(axis=1), 1)
 
 
 @pytest.mark.parametrize('right', [True, False])
 def test_posterior_against_all_paths(right):
   counts = [(3, 5), (0, 6), (1, 9), (0, 2), (0, 0)]
-  chain = ChangePoint(PRIOR, 5, right)
-  for i, (s, n) in enumerate(counts[:-1]):
-    chain.update(i, s, n)
-  expected = brute_force(PRIOR, counts, right)
-  np.testing.assert_allclose(chain.posterior, expected, rtol=1e-9)
+  expected = masses(counts, right)
+  made = filled(counts, right)
+  np.testing.assert_allclose(made.posterior, expected / expected.sum(), rtol=1e-9)
 
 
-def test_information_is_the_expected_gain():
-  counts = [(1, 2), (0, 3), (0, 1), (0, 0)]
-  chain = ChangePoint(PRIOR, 4, False)
-  for i, (s, n) in enumerate(counts[:-1]):
-    chain.update(i, s, n)
-
+@pytest.mark.parametrize('right', [True, False])
+@pytest.mark.parametrize('counts', [
+  [(1, 2), (0, 3), (0, 1), (0, 0)],
+  [(0, 0), (2, 9), (0, 7), (3, 4), (0, 0)],
+  [(0, 0), (0, 0)],
+])  # fmt: skip
+def test_information_is_the_expected_gain(counts, right):
   def entropy(p):
+    p = p / p.sum()
     return -sum(x * np.log(x) for x in p if x > 0)
 
-  now = entropy(brute_force(PRIOR, counts, False))
-  for i, said in enumerate(chain.information()):
-    s, n = counts[i]
-    after = []
-    for more in (0, 1):
-      changed = list(counts)
-      changed[i] = (s + more, n + 1)
-      after.append(entropy(brute_force(PRIOR, changed, False)))
-    # P(success) from the change of the total mass.
-    masses = [total_mass(counts), total_mass([*counts[:i], (s + 1, n + 1), *counts[i + 1 :]])]
-    p = masses[1] / masses[0]
-    assert said == pytest.approx(now - (1 - p) * after[0] - p * after[1], abs=1e-9)
-
-
-def total_mass(counts):
-  n, mass = len(counts), 0.0
-  for path in np.ndindex(*(2,) * n):
-    if path[-1] != 1:
-      continue
-    part, before = 1.0, 0
-    for t, state in enumerate(path):
-      move = [[0.8, 0.2], [0.05, 0.95]]
-      part *= move[before][state]
-      if t < n - 1:
-        e = emission(PRIOR, *counts[t])
-        part *= np.exp(e.log_dead if state else e.log_alive)
-      before = state
-    mass += part
-  return mass
+  now = masses(counts, right)
+  said = filled(counts, right).information()
+  for i, (s, n) in enumerate(counts[:-1]):
+    after = [
+      masses([*counts[:i], (s + more, n + 1), *counts[i + 1 :]], right)
+      for more in (0, 1)
+    ]
+    expected = sum(m.sum() / now.sum() * entropy(m) for m in after)
+    assert said[i] == pytest.approx(entropy(now) - expected, abs=1e-9)
 
 
 def test_many_rollouts_do_not_underflow():
-  chain = ChangePoint(PRIOR, 30, False)
+  made = ChangePoint(Prior(), 30, False)
   for i in range(29):
-    chain.update(i, 900 if i < 12 else 0, 1000)
-  assert chain.posterior.argmax() == 12
-  assert np.isfinite(chain.information()).all()
+    made.update(i, 900 if i < 12 else 0, 1000)
+  assert made.posterior.argmax() == 12
+  assert np.isfinite(made.information()).all()

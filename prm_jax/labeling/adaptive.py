@@ -1,12 +1,11 @@
 """First dead prefix with as few rollouts as the evidence allows; our own algorithm.
 
 A prefix is *dead* if V(prefix) < tau: the named completer reaches the right answer
-from it too rarely. Along a solution the state of the prefixes is taken for a Markov
-chain, alive -> dead with probability `hazard` a step and dead -> alive with
-probability `repair` (a wrong step that is silently put right), whose end is known:
-the solution's own outcome. V of an alive prefix is drawn from Beta(`alive`) above tau,
-of a dead one from Beta(`dead`) below tau. With s successes in n rollouts from prefix
-i, forward and backward recursions give the posterior of the first dead prefix F.
+from it too rarely. Along a solution V is taken for a Markov chain whose end is known,
+the solution's own outcome: an alive prefix becomes dead with probability `hazard` a
+step, a dead one alive with probability `repair` (a wrong step that is silently put
+right). The counts of all prefixes give the posterior of the first dead one, F, as
+`change_point` says.
 
 Where to spend next: the prefix whose next rollout is expected to tell most about F
 (mutual information) per token. A rollout counts for the prefix that it started from,
@@ -62,6 +61,7 @@ class AdaptiveOptions(Options):
     alpha: error that the rule allows.
     hazard: prior probability that a step kills an alive prefix.
     repair: prior probability that a step revives a dead one.
+    redraw: prior probability that V is drawn anew within its kind by a step.
     alive, dead: (a, b) of the Beta priors of V, cut off at tau.
     price: what is saved: 'tokens' or 'rollouts'.
     reuse: count a rollout also for longer prefixes that it reproduces.
@@ -75,11 +75,12 @@ class AdaptiveOptions(Options):
 
   tau: float = 0.125
   rule: str = 'posterior'
-  alpha: float = 0.1
+  alpha: float = 0.15
   hazard: float = 0.15
-  repair: float = 0.02
-  alive: tuple[float, float] = (1.0, 1.0)
-  dead: tuple[float, float] = (0.25, 1.0)
+  repair: float = 0.05
+  redraw: float = 0.1
+  alive: tuple[float, float] = (1.0, 3.0)
+  dead: tuple[float, float] = (0.15, 1.0)
   price: str = 'tokens'
   reuse: bool = True
   wave: int = 1
@@ -93,7 +94,7 @@ class AdaptiveOptions(Options):
     one_of('rule', self.rule, RULES)
     one_of('price', self.price, PRICES)
     one_of('after_error', self.after_error, AFTER_ERROR)
-    for name in ('tau', 'alpha', 'hazard', 'repair'):
+    for name in ('tau', 'alpha', 'hazard', 'repair', 'redraw'):
       between(name, getattr(self, name), 0, 1)
     for name in ('alive', 'dead'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -110,7 +111,12 @@ class _Search:
     self.solution = solution
     self.n = solution.n_steps
     prior = Prior(
-      options.tau, options.hazard, options.repair, options.alive, options.dead
+      options.tau,
+      options.hazard,
+      options.repair,
+      options.redraw,
+      options.alive,
+      options.dead,
     )
     self.chain = ChangePoint(prior, self.n, own)
     self.tallies = [Tally() for _ in range(self.n)]
@@ -237,6 +243,7 @@ def adaptive(options: AdaptiveOptions) -> Algorithm:
     'prior': {
       'hazard': options.hazard,
       'repair': options.repair,
+      'redraw': options.redraw,
       'alive': list(options.alive),
       'dead': list(options.dead),
     },

@@ -121,8 +121,8 @@ def found(
     'value',
     tuple(values),
     how,
-    n_correct=tuple(t and t.correct for t in seen),
-    n_rollouts=tuple(t and t.n for t in seen),
+    n_correct=tuple(None if t is None else t.correct for t in seen),
+    n_rollouts=tuple(None if t is None else t.n for t in seen),
     stop_reason=tuple(reasons),
   )
 

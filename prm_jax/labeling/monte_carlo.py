@@ -114,12 +114,12 @@ class Evidence:
   @property
   def n_correct(self) -> tuple[int | None, ...]:
     """[P] successes."""
-    return tuple(t and t.correct for t in self.tallies)
+    return tuple(None if t is None else t.correct for t in self.tallies)
 
   @property
   def n_rollouts(self) -> tuple[int | None, ...]:
     """[P] rollouts that count."""
-    return tuple(t and t.n for t in self.tallies)
+    return tuple(None if t is None else t.n for t in self.tallies)
 
 
 def roll_out(solution: Trajectory, options: RolloutOptions) -> Gathering:
