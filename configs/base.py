@@ -127,6 +127,8 @@ def get_config() -> ConfigDict:
   model.param_dtype = 'float32'
   model.compute_dtype = 'float32'
   model.query_block = 128
+  model.init_from = ''  # decoder of a trained policy or scorer to start from (its
+  #   workdir); the head is new, the keys above must be that model's
 
   # What is read at a step (HeadSpec).
   c.head = head = ConfigDict()
@@ -362,6 +364,8 @@ def get_config() -> ConfigDict:
   audit.tau = 0.125  # a prefix is dead if V < tau
   audit.compare = ''  # families compared with all others; '' means the first
   audit.streams = 10000  # simulated prefixes for the error of a stopping rule
+
+  c.bench = 'decode'  # bench: decode, prefix_sharing, imports
 
   # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
   c.study = study = ConfigDict()

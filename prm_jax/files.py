@@ -257,3 +257,9 @@ def policy_folder(path: str) -> str:
   """The exported policy of a train run's workdir, or the folder itself if it is one."""
   inside = os.path.join(path, 'policy')
   return inside if os.path.isdir(inside) else path
+
+
+def model_folder(path: str) -> str:
+  """The exported scorer or policy of a train run's workdir, or the folder itself."""
+  inside = scorer_folder(path)
+  return policy_folder(path) if inside == path else inside

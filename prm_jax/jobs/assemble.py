@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from prm_jax import objectives
+from prm_jax import exports, files, objectives
 from prm_jax.data import sources
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
@@ -71,6 +71,26 @@ def objective(config: ConfigDict) -> tuple[Objective, dict[str, Any]]:
   return chosen, held
 
 
+def network(config: ConfigDict, words: Tokenizer) -> ModelSpec:
+  """The decoder of the config, over the ids of its tokenizer."""
+  held = {k: v for k, v in config.model.items() if k != 'init_from'}
+  return build(ModelSpec, held, vocab_size=words.vocab_size)
+
+
+def decoder(
+  config: ConfigDict, model: ModelSpec, words: Tokenizer
+) -> tuple[dict[str, Any], str] | None:
+  """Weights that training starts from and the hash of their model; None for new ones.
+
+  Raises:
+    UserError: `model.init_from` holds no sound model, or another one than the config's.
+  """
+  path = config.model.init_from
+  if not path:
+    return None
+  return exports.load_decoder(files.model_folder(path), model, words)
+
+
 def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
   """What the trained scorer will be.
 
@@ -81,7 +101,7 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
   head = build(HeadSpec, config.head)
   objectives.check_head(chosen, head)
   fmt = build(StepFormat, config.format)
-  model = build(ModelSpec, config.model, vocab_size=words.vocab_size)
+  model = network(config, words)
   step_format.check(fmt, words, head=head, vocab_size=model.vocab_size)
   return ScorerSpec(
     model=model,
@@ -113,7 +133,7 @@ def policy_spec(config: ConfigDict, words: Tokenizer) -> PolicySpec:
   fmt = build(TextFormat, config.text)
   text_format.check(fmt, words)
   return PolicySpec(
-    model=build(ModelSpec, config.model, vocab_size=words.vocab_size),
+    model=network(config, words),
     text_format=fmt,
     tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
   )

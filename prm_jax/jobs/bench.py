@@ -20,6 +20,7 @@ from prm_jax.inference import decode_loop, waves
 from prm_jax.inference.engine import JaxEngine
 from prm_jax.inference.requests import Completion, Refusal, Request, Sampling
 from prm_jax.inference.sampling import Filters, Values, draw
+from prm_jax.jobs import assemble
 from prm_jax.jobs.configuration import Command, build
 from prm_jax.models import decoding, lm
 from prm_jax.specs import ModelSpec, PolicySpec, TextFormat
@@ -47,7 +48,7 @@ def run(command: Command) -> None:
     )
   tokenizer = ByteTokenizer()
   spec = PolicySpec(
-    build(ModelSpec, config.model, vocab_size=tokenizer.vocab_size),
+    assemble.network(config, tokenizer),
     TextFormat(max_length=config.text.max_length),
   )
   params = lm.init(spec.model, jax.random.key(config.seed))

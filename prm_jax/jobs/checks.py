@@ -59,9 +59,7 @@ def check(config: ConfigDict) -> None:
         'tuned:validation, or several with commas.'
       )
   if not _PROFILE.fullmatch(config.profile):
-    raise UserError(
-      f'profile={config.profile!r}: give START:STOP, for example 10:15.'
-    )
+    raise UserError(f'profile={config.profile!r}: give START:STOP, for example 10:15.')
   if config.train.use == 'best' and not (
     config.data.validation.strip() or config.data.validation_share
   ):

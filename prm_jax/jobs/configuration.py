@@ -190,7 +190,7 @@ def _wrong_value(
   return f'config key {key}={given[-1]}: give {wanted}; configs/base.py says more.'
 
 
-def build(cls: type[T], section: ConfigDict, **more: Any) -> T:
+def build(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
   """A frozen dataclass from the config keys that bear its fields' names.
 
   Every key of `section` must be a field of `cls`; `more` sets fields that are not

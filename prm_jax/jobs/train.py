@@ -121,6 +121,7 @@ class Run:
     self.command = command
     self.work = work
     self.kind = kinds.choose(config)
+    self.base = assemble.decoder(config, self.kind.model, assemble.tokenizer(config))
     self.mesh = meshes.make_mesh(
       config.parallel.data, config.parallel.fsdp, config.parallel.tensor
     )
@@ -201,12 +202,24 @@ class Run:
     abstract = state.abstract(self.init_params, self.tx, self.shardings)
     found = self.keeper.restore(abstract)
     if found is None:
-      key = jax.random.key(self.config.seed)
-      return state.init_sharded(self.init_params, self.tx, self.shardings, key), 0, {}
+      return self._fresh(), 0, {}
     if found.note:
       writer.say(found.note)
     writer.say(f'goes on after step {found.step}')
     return found.state, found.step, found.extra
+
+  def _fresh(self) -> Any:
+    """The state before the first step; the decoder may come from another model."""
+    key = jax.random.key(self.config.seed)
+    held = state.init_sharded(self.init_params, self.tx, self.shardings, key)
+    if self.base is None:
+      return held
+    new = held.params['decoder']
+    decoder = jax.tree.map(
+      lambda w, like: jax.device_put(np.asarray(w, like.dtype), like.sharding),
+      self.base[0], new,
+    )  # fmt: skip
+    return dataclasses.replace(held, params={**held.params, 'decoder': decoder})
 
   def fit(self) -> Any:
     """Goes through the steps; returns the parameters that are kept."""
@@ -303,6 +316,7 @@ class Run:
       steps=config.train.steps,
       model_hash=digest,
       data_hash=self.data.cache.key,
+      init_hash=self.base[1] if self.base else None,
     )
     self.kind.conclude(
       self.command, self.work, params, self.data, self.curve, about, started
