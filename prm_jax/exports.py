@@ -101,8 +101,8 @@ def load_decoder(
   """
   folder = epath.Path(os.path.abspath(os.fspath(directory)))
   about = jsonl.parse_object(jsonl.read_bytes(folder / SPEC), str(folder / SPEC))
-  cls = PolicySpec if about.get('kind') == KINDS[PolicySpec] else ScorerSpec
-  spec, params, theirs = _load(folder, cls)
+  is_policy = about.get('kind') == KINDS[PolicySpec]
+  spec, params, theirs = load_policy(folder) if is_policy else load_scorer(folder)
   if theirs.fingerprint != tokenizer.fingerprint:
     raise UserError(
       f'{folder}: its tokenizer is not the one of the config; start from it with '

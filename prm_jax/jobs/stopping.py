@@ -96,8 +96,9 @@ def rule_of(how: Mapping[str, Any], tau: float) -> tuple[StoppingRule, int] | No
   if stopping == 'posterior':
     held = how['prior']
     prior = Prior(
-      own, held['hazard'], held['repair'], tuple(held['alive']), tuple(held['dead'])
-    )
+      own, held['hazard'], held['repair'], held['redraw'],
+      tuple(held['alive']), tuple(held['dead']),
+    )  # fmt: skip
     return Posterior(own, how['alpha'], prior), how['prefix_cap']
   if how.get('hard') and stopping in ('first_success', 'fixed_k'):
     return AnySuccess(own, how['k']), how['k']
