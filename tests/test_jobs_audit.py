@@ -234,7 +234,7 @@ def test_rules_are_read_from_what_the_algorithms_write():
 
 def test_the_posterior_rule_is_the_one_that_the_algorithm_follows():
   """On a wrong solution of two steps both make the same claim after every rollout."""
-  options = adaptive.AdaptiveOptions(cap=30, prefix_cap=30, alpha=0.1)
+  options = adaptive.AdaptiveOptions(cap=30, prefix_cap=30)
   rule, _ = stopping.rule_of(how_of('adaptive', cap=30, prefix_cap=30), 0.125)
   wrong = records.Trajectory(
     'a', 'p', 'q', ('one', 'two'), gold_answer='1',
