@@ -288,6 +288,7 @@ def get_config() -> ConfigDict:
   label.rule = placeholder(str)  # adaptive: when to stop
   label.hazard = placeholder(float)  # adaptive: chance that a step is the first error
   label.repair = placeholder(float)  # adaptive
+  label.redraw = placeholder(float)  # adaptive
   label.alive = placeholder(tuple)  # adaptive: Beta prior of live prefixes
   label.dead = placeholder(tuple)  # adaptive: and of dead ones
   label.price = placeholder(str)  # adaptive: what is saved: tokens, rollouts

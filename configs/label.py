@@ -4,7 +4,9 @@
 
 needs the policy of configs/policy.py and the solutions of configs/rollout.py. Other
 algorithms: --config.label.algorithm=adaptive (labeling/registry.py lists them, and
-'judge'), other solutions: --config.input=PATH[:FORMAT]. Train on what comes out with
+'judge'), other solutions: --config.input=PATH[:FORMAT].
+Every rollout is kept as evidence, unless --config.label.evidence=false. configs/loop.py
+trains on what comes out, and so does any other train config:
 
     python -m prm_jax.main --config=configs/pqm.py \
         --config.data.train=runs/label/labelled --config.data.label=mc_soft
@@ -19,4 +21,5 @@ def get_config():
   c.engine.policy = 'runs/policy'
   c.input = 'runs/rollout/solutions'
   c.sampling.max_tokens = 96
+  c.chunk.size = 500
   return c

@@ -15,12 +15,15 @@ Problems are training problems of the embedded world that the policy did not lea
 from configs import base
 
 
-def get_config():
+def get_config(split: str = 'train'):
   c = base.get_config()
   c.job = 'rollout'
   c.engine.policy = 'runs/policy'
-  c.input = 'world:train'
-  c.rollout.problems = '1000:2000'
-  c.rollout.n = 8
+  c.input = f'world:{split}'
+  c.rollout.problems, c.rollout.n = {
+    'train': ('0:30000', 1),
+    'heldout': ('0:500', 16),
+  }.get(split, ('0:500', 16))
   c.sampling.max_tokens = 96
+  c.chunk.size = 500 if split == 'train' else 50
   return c
