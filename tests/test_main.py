@@ -39,7 +39,7 @@ def sentence(words, capsys):
     ([f'--config={BASE}', '--wrokdir=x'], ('unknown flag --wrokdir', 'usage')),
     ([f'--config={BASE}', '--flagfile=nothing'], ('flagfile', 'nothing')),
     ([f'--config={BASE}', 'stray'], ("'stray'", 'usage')),
-    ([f'--config={BASE}', '--config.job=trian'], ("'trian'", 'train, score')),
+    ([f'--config={BASE}', '--config.job=trian'], ("'trian'", 'train, rollout, label')),
   ],
 )
 def test_mistakes_on_the_command_line(words, expected, capsys, monkeypatch):
