@@ -232,6 +232,8 @@ def get_config() -> ConfigDict:
   engine.model = ''  # remote: its name there
   engine.concurrency = 16  # remote: requests under way at once
   engine.timeout = 600.0  # remote: seconds for an answer
+  engine.connect_timeout = 10.0  # remote: seconds to reach the server
+  engine.key_variable = 'PRM_JAX_API_KEY'  # remote: environment variable with its key
   engine.retries = 6  # remote: of whatever may pass
   engine.choices = 0  # remote: completions a request at most; 0 asks for all at once
   engine.extensions = True  # remote: send top_k, min_p, ... (vLLM, SGLang)

@@ -8,12 +8,17 @@ Both use a policy with random weights (2 layers of width 64, the bytes as vocabu
 same shape, and says where the rest of the time goes; `prefix_sharing` measures
 Monte-Carlo continuations of all prefixes with and without sharing the prefill.
 
-Both take about a minute on two CPU cores. Measured there while the machine was busy
-with other work (load 15 to 20), medians of 9 with 95 % intervals: 45,900 [34,100,
-53,900] new tokens a second at 64 slots, 78,100 [77,000, 79,200] a CPU second; .66 [.51,
-1.1] of the bare loop. 93 % of the time is the decode loop (in which 13 % of the slots
-idle), 4 % text, 3 % prefill. Sharing: 1.8 % of the prefill tokens and .18 [.15, .22] of
-the wall time at prefixes of up to 512 tokens, 32 new ones, with the same outputs.
+Both take half a minute on two CPU cores. Measured there, otherwise idle, medians of 9
+with 95 % intervals: 111,800 [109,200, 114,200] new tokens a second at 64 slots, .78
+[.77, .80] of the bare loop (144,000). 96 % of the time is the decode loop (in which 13
+% of the slots idle), 3 % text, 1 % prefill. Sharing: 1.8 % of the prefill tokens and
+.19 [.18, .19] of the wall time at prefixes of up to 512 tokens, 32 new ones, with the
+same outputs.
+
+    python -m prm_jax.main --config=configs/bench.py:imports
+
+measures how much longer `import prm_jax` and `import prm_jax.objectives` take than jax
+and flax.linen alone, in new processes: IMPORTS
 
 On an accelerator add --config.model.compute_dtype=bfloat16.
 """

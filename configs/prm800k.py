@@ -11,9 +11,10 @@ rating >= 0 counts as correct, trained on and judged so. A rated step weighs onc
 however many alternatives share its prefix. Validation: 0.1 of the training problems.
 
 18 minutes of CPU time on 2 cores. Step AUROC .640 [.600, .677] on phase-1 test, where
-position and length of a step alone get .612 [.568, .660] (log(1 + x) of the same: .625):
-.028 [-.026, .079] above, so not shown to be above that baseline. On the ProcessBench rows
-it is below it (.56 to .59 against .67 to .74), F1 .01 to .23 against .00 to .02.
+position and length of a step alone get .612 [.568, .660] (log(1 + x) of the same:
+.625): .028 [-.026, .079] above, so not shown to be above that baseline. On the
+ProcessBench rows it is below it (.56 to .59 against .67 to .74), F1 .01 to .23 against
+.00 to .02.
 
 Tried, AUROC on validation (held-out training problems, nearer to the training set than
 the test sets are; position and length get .655) and then on phase-1 test:

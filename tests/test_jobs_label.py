@@ -223,6 +223,13 @@ def test_a_name_of_its_own_and_a_second_algorithm(policy, solutions, tmp_path, c
   assert "'soft' is there already" in said and 'label.name' in said
 
 
+def test_continuations_cut_at_tokens(policy, solutions, tmp_path):
+  cut = {'splitting__how': 'low_confidence', 'splitting__threshold': 0.1}
+  assert run(argv(tmp_path, policy, solutions, 'mc_hard', **cut)) == 0
+  steps = [s for t in rows_of(tmp_path, 'rollouts') for s in t.steps[-1:]]
+  assert any('\n' not in s and '=' not in s for s in steps)
+
+
 def test_without_evidence(policy, solutions, tmp_path):
   quiet = argv(tmp_path, policy, solutions, 'mc_soft', label__evidence=False)
   assert run(quiet) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from prm_jax import jsonl, writer
 from prm_jax.errors import UserError
@@ -25,7 +28,7 @@ from prm_jax.jobs.configuration import Command, build
 from prm_jax.models import decoding, lm
 from prm_jax.specs import ModelSpec, PolicySpec, TextFormat
 
-MODES = ('decode', 'prefix_sharing')
+MODES = ('decode', 'prefix_sharing', 'imports')
 REPEATS = 9
 PROBLEMS, SAMPLES = 128, 8  # decode
 SOLUTIONS, STEPS, STEP_BYTES, PROMPT = 8, 8, 15, 512  # prefix_sharing
@@ -40,6 +43,19 @@ def run(command: Command) -> None:
   config = command.config
   if config.bench not in MODES:
     raise UserError(f'bench={config.bench!r}: modes are {", ".join(MODES)}.')
+  rows = imports() if config.bench == 'imports' else sampled(config)
+  for name, value in rows.items():
+    writer.say(f'{name:44} {_words(value)}')
+  if config.output:
+    jsonl.write_json_lines(config.output, [rows])
+
+
+def sampled(config: ConfigDict) -> dict[str, Any]:
+  """The modes that sample from a policy with random weights.
+
+  Raises:
+    UserError: the context is too short for them.
+  """
   sampling = build(Sampling, config.sampling, seed=config.seed)
   if config.text.max_length < PROMPT + sampling.max_tokens:
     raise UserError(
@@ -59,11 +75,22 @@ def run(command: Command) -> None:
     rows = decode(engine, spec, params, sampling)
   else:
     rows = prefix_sharing(engine, sampling)
-  rows = {'device': jax.local_devices()[0].device_kind, **rows}
-  for name, value in rows.items():
-    writer.say(f'{name:44} {_words(value)}')
-  if config.output:
-    jsonl.write_json_lines(config.output, [rows])
+  return {'device': jax.local_devices()[0].device_kind, **rows}
+
+
+def imports() -> dict[str, Any]:
+  """Seconds that our imports add to those of jax and flax.linen, in new processes."""
+  code = (
+    'import time, importlib, jax, flax.linen; t = time.perf_counter(); '
+    'importlib.import_module({!r}); print(time.perf_counter() - t)'
+  )
+  out: dict[str, list[float]] = {'prm_jax': [], 'prm_jax.objectives': []}
+  for _ in range(REPEATS):
+    for name, seconds in out.items():
+      command = [sys.executable, '-c', code.format(name)]
+      said = subprocess.run(command, capture_output=True, text=True, check=True)
+      seconds.append(float(said.stdout))
+  return {f'seconds added by import {name}': _median(s) for name, s in out.items()}
 
 
 class TimedEngine(JaxEngine):

@@ -133,6 +133,7 @@ def _asking(
       checker,
       verdict=config.data.checker,
       checks=policies.checks(config),
+      decode=engines.decode,
     )
     result = driver.run(groups, algorithm, completer, names)
     spent, timing = policies.counted(engine, before)

@@ -20,7 +20,8 @@ from prm_jax.specs import TextFormat
 
 KINDS = ('jax', 'remote')
 REMOTE = (
-  'url', 'model', 'concurrency', 'timeout', 'retries', 'choices', 'extensions', 'name'
+  'url', 'model', 'concurrency', 'timeout', 'connect_timeout', 'retries', 'choices',
+  'extensions', 'key_variable', 'name',
 )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ V of the prefixes is taken for a Markov chain over a few levels, some at or abov
 The levels are the middles of equally probable parts of a Beta prior, so that they are
 alike beforehand. Neighbouring prefixes share evidence through the chain. The question
 counts as alive, the finished solution is alive or dead by its outcome. Forward and
-backward recursions are exact; no count enters twice.
+backward recursions are exact for counts of separate rollouts. One rollout that is
+counted at several prefixes (`adaptive`'s reuse) is fair evidence for each of them and
+more certain for all together than it should be.
 """
 
 from __future__ import annotations
