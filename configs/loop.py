@@ -15,6 +15,11 @@ itself, and says by how its rollouts end what its steps are worth. The PRM start
 the policy's decoder and is judged on held-out problems, 16 solutions of the policy
 each. Labels of rollouts estimate V, so a solution is worth the value of its last step
 (`last`); exact labels say which lines are right, so it is worth its worst one (`min`).
+
+2 CPU cores: 336 s up to the first PRM, 110 s for the second. Share solved by a vote of
+16 that is weighted so: .796 [.760, .832] and .774 [.738, .810], majority .738: paired
+.058 [.038, .079] and .036 [.014, .058] above it. Picking one solution: .770 and .736, not
+shown to be above it.
 """
 
 from configs import base

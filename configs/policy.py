@@ -1,13 +1,23 @@
 """A policy for the embedded world, which errs by itself.
 
-    python -m prm_jax.main --config=configs/policy.py --workdir=runs/policy
+    python -m prm_jax.main --config=configs/policy.py
 
 Trains a D64, 2-layer language model on exact solutions; no simulated solver has a part
 in it. In its 4,000 problems * and / are rare, so that facts about them stay half
 learned; among problems with the usual mix of operators it errs there, and by itself.
 The policy goes to runs/policy/policy.
 
-FIGURES
+Half a minute on two CPU cores. 500 held-out problems with the usual mix of operators,
+16 solutions each at temperature 1 (configs/rollout.py:heldout; 95 % intervals,
+bootstrap by problem):
+
+    pass@1        .671 [.639, .705]
+    majority@16   .738 [.700, .778]
+    pass@16       .922 [.896, .946]
+
+Of the first wrong lines, 49 % have a wrong result of * or /, 8 % of + or -, 39 % take
+another operation than is due, 5 % cannot be read. 30 % of the right answers come with a
+wrong line that later lines repair.
 
 The policy's strength is what it has seen: world.n_train problems, * and / as often as
 world.operator_weights say.
