@@ -255,14 +255,16 @@ def _write(
 
 
 def _headline(found: EvaluationResult) -> list[str]:
-  """Metric paths of the few results that matter."""
+  """Metric paths of the few results that matter: the gaps, and the comparisons that
+  have an interval (where the cost or accuracy lies on the other family's curve)."""
   starts = (
     'audit/reference/off_track_alive',
     'audit/reference/on_track_dead',
     'audit/tokens_at_equal_accuracy/',
     'audit/at_equal_tokens/',
   )
-  return [path for start in starts for path in found.metrics if path.startswith(start)]
+  known = [path for path, m in found.metrics.items() if m['low'] is not None]
+  return [path for start in starts for path in known if path.startswith(start)]
 
 
 def _lines(found: EvaluationResult) -> list[str]:
