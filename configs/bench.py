@@ -18,7 +18,7 @@ same outputs.
     python -m prm_jax.main --config=configs/bench.py:imports
 
 measures how much longer `import prm_jax` and `import prm_jax.objectives` take than jax
-and flax.linen alone, in new processes: IMPORTS
+and flax.linen alone, in new processes: .0002 and .012 s.
 
 On an accelerator add --config.model.compute_dtype=bfloat16.
 """

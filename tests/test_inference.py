@@ -96,6 +96,7 @@ def test_few_shapes(scorer):
   assert scorer.shape_of(long) == Shape(jax.device_count(), 5000, 16)
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(scorer):
   rows = make_rows(20)
   alone = sharding.replicated(mesh.make_mesh(1, 1, 1, devices=jax.devices()[:1]))

@@ -52,6 +52,7 @@ def test_a_scorer_starts_from_a_policy(policy, tmp_path):
   assert results(tmp_path)['provenance']['init_hash'] == origin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'how', [{'model__scan_layers': True}, {'parallel__fsdp': 2}], ids=['scanned', 'fsdp']
 )
@@ -72,6 +73,7 @@ def test_a_scorer_starts_from_a_scorer(policy, tmp_path):
   assert results(tmp_path / 'b')['provenance']['init_hash']
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_start_again(policy, tmp_path):
   grows = {'optimizer__horizon': 30, 'world__n_train': 48}
   assert run(argv(tmp_path / 'a', policy, **grows)) == 0

@@ -103,6 +103,7 @@ def test_scan_with_mixed_windows_is_unrolled(params):
   assert np.abs(a - scores(SPEC, params)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', ['full', 'dots'])
 @pytest.mark.parametrize('scan', [False, True])
 def test_remat_is_no_remat(params, remat, scan):

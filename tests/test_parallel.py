@@ -72,7 +72,15 @@ def assert_same(a, b):
   assert a[0][-1] < a[0][0]
 
 
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    (2, 2, 2),
+    *(
+      pytest.param(s, marks=pytest.mark.slow) for s in ((8, 1, 1), (1, 8, 1), (1, 4, 2))
+    ),
+  ],
+)
 def test_mesh_is_one_device(one_device, sizes):
   m = mesh.make_mesh(*sizes)
   shardings = sharding.param_shardings(m, DECLARED)

@@ -106,6 +106,7 @@ def test_killed_before_results(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason='needs 8 devices')
+@pytest.mark.slow
 def test_pmap_and_a_mesh_train_alike(straight, tmp_path):
   pmapped, meshed = tmp_path / 'pmap', tmp_path / 'mesh'
   assert run(argv(pmapped, parallel__mapper='pmap')) == 0
@@ -151,6 +152,7 @@ def test_two_sources_and_accumulation(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_trained_tokenizer(tmp_path):
   from prm_jax.formats import tokenizers
 

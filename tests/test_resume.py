@@ -102,7 +102,13 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize('place', PLACES)
+OFTEN = ('in a step', 'inside a save', 'after the export', 'in evaluation')
+
+
+@pytest.mark.parametrize(
+  'place',
+  [p if p in OFTEN else pytest.param(p, marks=pytest.mark.slow) for p in PLACES],
+)
 def test_dying_anywhere(place, straight, tmp_path, monkeypatch):
   owner, name, how = PLACES[place]
   every = {'checkpoint__every_steps': 3}  # not where a row is logged
@@ -114,6 +120,7 @@ def test_dying_anywhere(place, straight, tmp_path, monkeypatch):
   assert promised(tmp_path) == straight
 
 
+@pytest.mark.slow
 def test_best_parameters_survive(tmp_path, monkeypatch):
   best = {
     'train__use': 'best',

@@ -82,7 +82,13 @@ def one_device():
   return run('one')
 
 
-@pytest.mark.parametrize('way', [*WAYS, 'pmap'])
+@pytest.mark.parametrize(
+  'way',
+  [
+    w if w != 'fsdp' else pytest.param(w, marks=pytest.mark.slow)
+    for w in (*WAYS, 'pmap')
+  ],
+)
 def test_numbers_of_one_device(way, one_device):
   losses, gradient = run(way)
   np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
