@@ -238,7 +238,8 @@ def test_words_for_metric_paths():
   assert (
     words.meaning('a/b/own_thing', {'a/b/own_thing': 'Said.'}).definition == 'Said.'
   )
-  assert words.meaning('loss').label == 'loss'
+  assert words.meaning('unheard_of').label == 'unheard of'
+  assert words.meaning('a/next_token/loss').better == 'lower'
   truths = {'': 'on_track', 'heldout/best_of_n': 'the answer', 'x': 'none'}
   assert words.judged_by('heldout/best_of_n/majority@2', truths) == 'the answer'
   assert words.judged_by('x/y', truths) == ''

@@ -21,6 +21,7 @@ FAMILIES = {
   'trajectory': 'Scores along a solution',
   'value': 'Distance to the value',
   'best_of_n': 'Choosing among N candidates',
+  'next_token': 'Predicting solutions',
 }
 """Family of a metric path -> heading."""
 
@@ -36,6 +37,7 @@ TRUTHS = {
   'value': f'value: {_VALUE}',
   'exact': 'the final answer, compared exactly',
   'human': 'human labels of the steps',
+  'text': 'the solutions as they were written',
 }
 """Label sets and checkers -> what they say."""
 
@@ -88,6 +90,17 @@ _NAMES = {
     'Step AUROC',
     'Chance that a correct step scores above a wrong one, both drawn at random from '
     'the steps up to the first error; a tie counts one half, 0.5 is guessing.',
+    'higher',
+  ),
+  r'loss': (
+    'Loss a token',
+    'Mean negative log-probability of the tokens of held-out solutions, each given all '
+    'before it, in nats.',
+    'lower',
+  ),
+  r'token_accuracy': (
+    'Token accuracy',
+    'Share of the tokens of held-out solutions that are the most probable next ones.',
     'higher',
   ),
   r'average_precision': (
