@@ -6,7 +6,7 @@ import numpy as np
 from prm_jax.formats import text_format
 from prm_jax.formats.tokenizers import ByteTokenizer
 from prm_jax.inference.requests import Completion, Refusal, Request, Sampling
-from prm_jax.inference.sampling import Filters, Values, draw, row_key
+from prm_jax.inference.sampling import Filters, Values, draw, exponentials, row_key
 from prm_jax.models import lm
 from prm_jax.specs import ModelSpec, PolicySpec, TextFormat
 
@@ -67,6 +67,21 @@ class Naive:
     padded[0, : len(tokens)] = tokens
     out = self.apply(self.spec.model, self.params, padded)
     return out[:, len(tokens) - 1, : self.tokenizer.vocab_size]
+
+  def gap(self, request: Request, sampling: Sampling, tokens, sample, pair):
+    """By how much the first of two candidates for the token after `tokens` leads the
+    other in the race that draws it: log-probability minus the log of an exponential,
+    unfiltered."""
+    prompt, _ = text_format.encode_prefixes(
+      self.spec.text_format, self.tokenizer, request.question,
+      request.steps[: request.n_steps],
+    )  # fmt: skip
+    logits = np.asarray(self.logits(prompt.tolist() + list(tokens)))[0]
+    key = row_key(sampling.seed, request.id, sample)[None]
+    number = np.array([len(tokens)], np.int32)
+    drawn = np.asarray(exponentials(key, number, self.tokenizer.vocab_size))[0]
+    race = logits / sampling.temperature - np.log(drawn)
+    return race[pair[0]] - race[pair[1]]
 
   def complete(self, request: Request, sampling: Sampling):
     fmt = self.spec.text_format
