@@ -18,8 +18,8 @@ each. Labels of rollouts estimate V, so a solution is worth the value of its las
 
 2 CPU cores: 336 s up to the first PRM, 110 s for the second. Share solved by a vote of
 16 that is weighted so: .796 [.760, .832] and .774 [.738, .810], majority .738: paired
-.058 [.038, .079] and .036 [.014, .058] above it. Picking one solution: .770 and .736, not
-shown to be above it.
+.058 [.038, .079] and .036 [.014, .058] above it. Picking one solution: .770 and .736,
+not shown to be above it.
 """
 
 from configs import base
