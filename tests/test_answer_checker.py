@@ -27,8 +27,13 @@ needs_pools = pytest.mark.skipif(
   reason='set PRM_JAX_DATA to the folder that holds bon_pools',
 )
 TABLE = Path(__file__).parent / 'fixtures' / 'answer_disagreements.jsonl'
-# Each takes minutes or for ever with math-verify alone.
-HANGS = ('9^{9^{9^{9}}}', r'\sum_{k=1}^{10^{12}} \frac{1}{k}')
+# Each takes minutes or for ever with math-verify alone; the last one is the input of
+# its issue 65.
+HANGS = (
+  '9^{9^{9^{9}}}',
+  r'\sum_{k=1}^{10^{12}} \frac{1}{k}',
+  r'\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}',
+)
 
 
 @pytest.fixture(scope='module')
@@ -148,6 +153,16 @@ NOT_JUDGED = [
 def test_what_is_not_judged_says_why(checker, answer, gold, reason):
   found = verdict(checker, answer, gold)
   assert (found.value, found.reason) == (None, reason)
+
+
+def test_inputs_that_math_verify_stumbles_over(checker):
+  """Of its issues 60 (two lines that it calls equal), 26 (one line in two forms, not
+  wrong) and 65 (a text that is no formula)."""
+  assert verdict(checker, '3*x-1*y+13=0', '3x + 4y + 14=0').value is not True
+  line = r'y = -\frac{1}{2}x + \frac{3}{4}'
+  assert verdict(checker, line, '2x+4y-3=0').value is not False
+  noise = '{@Neillier 1276915 4951077 {1,1-3-10);5个_GENERAL2。 _HEADERS1 Orchestra}'
+  assert verdict(checker, noise, '92.5857658508735').value is not True
 
 
 def test_input_is_never_run(checker, tmp_path):
