@@ -32,7 +32,7 @@ class Sampling:
     min_p: keep tokens with at least this share of the most likely one's probability.
     max_tokens: new tokens of a completion at most; at least 1.
     stop: strings that end a completion where they first appear, across token
-      boundaries too.
+      boundaries too; a special token is named by its text.
     keep_stop: leave the stop string at the end of the text.
     seed: of the random keys.
     entropy: also return the entropy of the whole vocabulary at each token, in nats,
