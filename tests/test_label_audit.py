@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from prm_jax import estimates
 from prm_jax.errors import UserError
 from prm_jax.evaluation import (
   label_audit,
@@ -85,7 +86,7 @@ def test_reference_by_hand():
 def test_wilson_holds_the_truth_about_95_percent_of_the_time():
   rng = np.random.default_rng(0)
   hits = rng.binomial(256, TAU, 20_000).astype(float)
-  low, high = label_reference.wilson(hits, np.full(20_000, 256.0))
+  low, high = estimates.wilson(hits, np.full(20_000, 256.0))
   assert np.mean((low <= TAU) & (high >= TAU)) == pytest.approx(0.95, abs=0.012)
 
 
@@ -124,9 +125,9 @@ def test_a_prefix_without_counts_is_unknown_and_counted():
 def test_entropic_transform_and_its_error():
   p, eta, n = 0.3, 2.0, 4000
   by_hand = math.log(1 - p + p * math.exp(eta)) / eta
-  assert label_reference.entropic(np.array(p), eta) == pytest.approx(by_hand)
+  assert estimates.entropic(np.array(p), eta) == pytest.approx(by_hand)
   rng = np.random.default_rng(0)
-  drawn = label_reference.entropic(rng.binomial(n, p, 20_000) / n, eta)
+  drawn = estimates.entropic(rng.binomial(n, p, 20_000) / n, eta)
   slope = label_reference.entropic_slope(np.array(p), eta)
   assert drawn.std() == pytest.approx(slope * math.sqrt(p * (1 - p) / n), rel=0.03)
 
@@ -190,7 +191,7 @@ def test_no_first_error_follows_from_an_outcome():
 
 def test_kinds_have_their_own_threshold():
   base = solution('a', [200], last=1)
-  just_below = label_reference.entropic(np.array(TAU), 3.0) - 1e-6
+  just_below = estimates.entropic(np.array(TAU), 3.0) - 1e-6
   for kind, how, at, dead in (
     ('value', {}, TAU, False),
     ('value', {}, TAU - 1e-9, True),
@@ -413,7 +414,7 @@ def test_monte_carlo_labels_of_a_planted_population():
 def test_entropic_labels_are_held_against_the_transform():
   rows, v = population(400, 2, tries=4096)
   eta = 4.0
-  exact = label_reference.entropic(v, eta)
+  exact = estimates.entropic(v, eta)
   labels = [
     labelled(t, 'er', [*e, t.labels['reference'].values[-1]], kind='entropic', eta=eta)
     for t, e in zip(rows, exact)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prm_jax.errors import UserError
+from prm_jax.estimates import wilson
 from prm_jax.labeling.change_point import ChangePoint, Prior, chain
 from prm_jax.labeling.confidence import (
   ALIVE,
@@ -13,7 +14,6 @@ from prm_jax.labeling.confidence import (
   ConfidenceSequence,
   FixedInterval,
   realised_error,
-  wilson,
 )
 
 TAU = 0.125

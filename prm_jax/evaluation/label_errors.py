@@ -19,10 +19,11 @@ import dataclasses
 
 import numpy as np
 
+from prm_jax.estimates import entropic
 from prm_jax.evaluation import calibration
 from prm_jax.evaluation.intervals import Resamples, ratio
 from prm_jax.evaluation.label_readings import Reading
-from prm_jax.evaluation.label_reference import Reference, entropic, entropic_slope
+from prm_jax.evaluation.label_reference import Reference, entropic_slope
 from prm_jax.evaluation.report.data import Reliability
 from prm_jax.evaluation.result import Collector
 from prm_jax.evaluation.splits import UNKNOWN, Scores, Split, Steps

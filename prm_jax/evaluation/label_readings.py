@@ -17,7 +17,7 @@ import numpy as np
 
 from prm_jax import records
 from prm_jax.errors import UserError
-from prm_jax.evaluation.label_reference import entropic
+from prm_jax.estimates import entropic
 from prm_jax.evaluation.splits import UNKNOWN, Steps
 from prm_jax.records import LabelSet, Trajectory
 

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from prm_jax.errors import UserError
+from prm_jax.estimates import wilson
 from prm_jax.evaluation.splits import UNKNOWN, Steps, read_steps
 from prm_jax.records import LabelSet, Trajectory
 
 ROLLOUTS = 256
 """Rollouts a prefix that a reference is expected to have."""
-Z = 1.959963984540054
 """97.5 % point of the normal distribution."""
 
 
@@ -92,37 +92,14 @@ class Reference:
     return np.where(some, np.where(certain, at, UNKNOWN), -1)
 
 
-def wilson(
-  correct: np.ndarray, n: np.ndarray, z: float = Z
-) -> tuple[np.ndarray, np.ndarray]:
-  """Score interval of a proportion (Wilson 1927); n >= 1.
-
-  >>> low, high = wilson(np.array([0.0, 128.0]), np.array([256.0, 256.0]))
-  >>> low.round(4).tolist(), high.round(4).tolist()
-  ([0.0, 0.4392], [0.0148, 0.5608])
-  """
-  p = correct / n
-  middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-  half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-  return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
-
-
-def entropic(p: np.ndarray, eta: float) -> np.ndarray:
-  """ln(1 - p + p e^eta) / eta: the value of ER-PRM (Zhang et al. 2024); eta > 0.
-
-  >>> entropic(np.array([0.0, 0.5, 1.0]), 1.0).round(3).tolist()
-  [0.0, 0.62, 1.0]
-  """
-  return np.log1p(np.asarray(p) * math.expm1(eta)) / eta
-
-
 def entropic_slope(p: np.ndarray, eta: float) -> np.ndarray:
   """Derivative of `entropic` by p; its size times that of p's error (delta method).
 
   >>> entropic_slope(np.array([0.0, 1.0]), 1.0).round(3).tolist()
   [1.718, 0.632]
   """
-  return math.expm1(eta) / eta / (1 + np.asarray(p) * math.expm1(eta))
+  rest = -math.expm1(-eta)
+  return rest / eta / (math.exp(-eta) + np.asarray(p) * rest)
 
 
 def read_reference(

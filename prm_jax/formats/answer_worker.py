@@ -177,9 +177,8 @@ def _same_members(xs: Any, ys: Any) -> bool | None:
 
 
 def _same_sets(a: Any, g: Any) -> bool | None:
-  with contextlib.suppress(NotImplementedError, TypeError, ValueError):
-    return a.symmetric_difference(g).is_empty
-  return None
+  """Whether nothing lies in one of them alone; None where sympy cannot say."""
+  return a.symmetric_difference(g).is_empty
 
 
 def _same_equations(a: Any, g: Any) -> bool | None:
@@ -257,6 +256,7 @@ def serve(cpu_seconds: float) -> None:
   replies = os.fdopen(os.dup(1), 'wb', buffering=0)
   os.dup2(2, 1)  # whatever a library prints
   logging.disable(logging.CRITICAL)
+  # Some systems have no such limit; that of CPU time holds there all the same.
   with contextlib.suppress(ValueError, OSError):
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
   judge(r'\frac{\sqrt{2}}{2}', r'\frac{1}{\sqrt{2}}')  # imports and caches, untimed

@@ -20,6 +20,7 @@ from prm_jax.errors import UserError
 from prm_jax.formats import step_format
 from prm_jax.formats.step_format import Encoded, Unusable
 from prm_jax.formats.tokenizers import Tokenizer
+from prm_jax.inference.buckets import bucket
 from prm_jax.models import scorer as scoring_model
 from prm_jax.parallel.mesh import batch_shards, make_mesh
 from prm_jax.parallel.sharding import batch_sharding, replicated
@@ -150,11 +151,11 @@ class Scorer:
   def shape_of(self, row: Encoded) -> Shape:
     """The batch shape of a row; depends on nothing but its own size."""
     longest = max(self.spec.step_format.max_length, len(row.tokens))
-    t = min(_bucket(len(row.tokens), MIN_TOKENS), longest)
+    t = min(bucket(len(row.tokens), MIN_TOKENS), longest)
     per_shard = max(1, self.batch_tokens // t)
     if per_shard > ROW_MULTIPLE:
       per_shard -= per_shard % ROW_MULTIPLE
-    return Shape(per_shard * self._n_shards, t, _bucket(row.n_steps, MIN_STEPS, 1))
+    return Shape(per_shard * self._n_shards, t, bucket(row.n_steps, MIN_STEPS, 1))
 
   def _batches(self, rows: Sequence[Encoded]) -> Iterator[tuple[Shape, list[int]]]:
     groups = defaultdict(list)
@@ -177,19 +178,6 @@ class Scorer:
     spec = self.spec
     outputs = scoring_model.apply(spec.model, spec.head, params, tokens, positions)
     return VALUES[spec.step_value](outputs.astype(np.float32))
-
-
-def _bucket(n: int, smallest: int, per_octave: int = 2) -> int:
-  """Smallest of 16, 24, 32, 48, 64, 96, ... (for smallest=16) that holds n.
-
-  With `per_octave` 1 only the powers of two times `smallest`.
-  """
-  size = smallest
-  while size < n:
-    if per_octave == 2 and size * 3 // 2 >= n:
-      return size * 3 // 2
-    size *= 2
-  return size
 
 
 def _mesh_of(params: Any) -> Mesh | None:

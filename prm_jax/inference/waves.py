@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prm_jax.inference.buckets import bucket
+
 MIN_TEXT = 16
 OWN_MULTIPLE = 32
 SHARES_PER_GROUP = 4
@@ -99,16 +101,6 @@ class Wave:
     return int(self.shared_length.sum())
 
 
-def bucket(n: int, smallest: int = MIN_TEXT) -> int:
-  """Smallest of 16, 24, 32, 48, 64, 96, ... (for smallest=16) that holds n."""
-  size = smallest
-  while size < n:
-    if size * 3 // 2 >= n:
-      return size * 3 // 2
-    size *= 2
-  return size
-
-
 def shape_of(
   prompt: Prompt, text_length: int, *, slots: int, group: int, own: int
 ) -> Shape:
@@ -126,7 +118,7 @@ def shape_of(
   """
   members = group if 2 * prompt.n >= group else 1
   own = -(-own // OWN_MULTIPLE) * OWN_MULTIPLE
-  return Shape(slots // members, members, bucket(text_length), own)
+  return Shape(slots // members, members, bucket(text_length, MIN_TEXT), own)
 
 
 def plan(

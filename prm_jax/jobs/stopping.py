@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from prm_jax.estimates import wilson
 from prm_jax.evaluation.report import Row, Table
 from prm_jax.labeling.change_point import ChangePoint, Prior
 from prm_jax.labeling.confidence import (
@@ -24,7 +25,6 @@ from prm_jax.labeling.confidence import (
   FixedInterval,
   Realised,
   realised_error,
-  wilson,
 )
 
 LOOKED_AT = 'wilson_after_each'
@@ -161,7 +161,7 @@ def measure(
 
 def _share(value: float, n: int) -> dict[str, Any]:
   low, high = wilson(round(value * n), n)
-  return {'value': value, 'low': low, 'high': high, 'n': n}
+  return {'value': value, 'low': float(low), 'high': float(high), 'n': n}
 
 
 def _plain(found: Realised, n: int) -> dict[str, Any]:

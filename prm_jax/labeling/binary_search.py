@@ -13,42 +13,17 @@ import dataclasses
 from collections.abc import Generator
 from typing import Any
 
-from prm_jax.labeling.monte_carlo import AFTER_ERROR
+from prm_jax.labeling.monte_carlo import PrefixOptions
 from prm_jax.labeling.protocol import Algorithm, Ask, Continuation, Labelled
-from prm_jax.labeling.solutions import (
-  One,
-  Options,
-  Tally,
-  alone,
-  at_least,
-  one_of,
-  outcome,
-  unusable,
-)
+from prm_jax.labeling.solutions import One, Tally, alone, outcome, unusable
 from prm_jax.records import LabelSet, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchOptions(Options):
-  """Options of both searches.
+class SearchOptions(PrefixOptions):
+  """Options of both searches; see `PrefixOptions`."""
 
-  Attributes:
-    k: continuations of a prefix at most.
-    early_stop: stop at a prefix's first success.
-    wave: with early_stop, how many continuations are asked for at a time.
-    after_error: label of the steps after the first error: 'unlabelled' or 'zero'.
-  """
-
-  k: int = 8
   early_stop: bool = True
-  wave: int = 1
-  after_error: str = 'unlabelled'
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    at_least('k', self.k, 1)
-    at_least('wave', self.wave, 1)
-    one_of('after_error', self.after_error, AFTER_ERROR)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy import special
 
+from prm_jax.estimates import Z, wilson
 from prm_jax.labeling.solutions import at_least, between
 
 ALIVE, UNDECIDED, DEAD = 1, 0, -1
-Z = 1.959963984540054
 """97.5 % point of the normal distribution."""
 
 
@@ -31,20 +31,6 @@ class Rule(Protocol):
 
   def decide(self, correct: np.ndarray, n: np.ndarray) -> np.ndarray:
     """int8: ALIVE, DEAD or UNDECIDED after `correct` successes in `n` rollouts."""
-
-
-def wilson(correct: float, n: float, z: float = Z) -> tuple[float, float]:
-  """Score interval of a proportion whose n was fixed beforehand (Wilson 1927).
-
-  >>> [round(x, 4) for x in wilson(0, 8)]
-  [0.0, 0.3244]
-  """
-  if n == 0:
-    return 0.0, 1.0
-  p = correct / n
-  middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-  half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-  return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +132,9 @@ class FixedInterval:
 
   def decide(self, correct: np.ndarray, n: np.ndarray) -> np.ndarray:
     """int8: ALIVE, DEAD or UNDECIDED after `correct` successes in `n` rollouts."""
-    s, n = np.broadcast_arrays(np.asarray(correct, float), np.asarray(n, float))
-    known = np.maximum(n, 1)
-    p, z = s / known, self.z
-    middle = (p + z**2 / (2 * known)) / (1 + z**2 / known)
-    half = np.sqrt(p * (1 - p) / known + z**2 / (4 * known**2)) * z / (1 + z**2 / known)
-    looked = n > 0
-    return _claims(
-      looked & (middle + half < self.tau), looked & (middle - half > self.tau)
-    )
+    some, tried = np.broadcast_arrays(correct, n)
+    low, high = wilson(some, tried, self.z)
+    return _claims(high < self.tau, low > self.tau)
 
 
 def _claims(dead: np.ndarray, alive: np.ndarray) -> np.ndarray:

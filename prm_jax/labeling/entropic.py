@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from prm_jax.estimates import entropic
 from prm_jax.labeling.monte_carlo import (
   RolloutOptions,
   check_prior,
@@ -47,17 +48,6 @@ class EntropicOptions(RolloutOptions):
     check_prior(self.prior, self.early_stop)
 
 
-def entropic(p: float, eta: float) -> float:
-  """(1 / eta) ln(1 - p + p e^eta), in a form that does not overflow.
-
-  >>> [round(entropic(p, 1.0), 3) for p in (0.0, 0.5, 1.0)]
-  [0.0, 0.62, 1.0]
-  """
-  if p == 0:
-    return 0.0
-  return min(1.0, 1 + math.log(p + (1 - p) * math.exp(-eta)) / eta)
-
-
 def er_prm(options: EntropicOptions) -> Algorithm:
   """ER-PRM's labels, of kind 'entropic'."""
   name = options.label or 'er_prm'
@@ -67,7 +57,7 @@ def er_prm(options: EntropicOptions) -> Algorithm:
       return Labelled(skipped=reason)
     evidence = yield from roll_out(solution, options)
     values = [
-      None if p is None else entropic(p, options.eta)
+      None if p is None else float(entropic(p, options.eta))
       for p in posterior_means(evidence, options.prior)
     ]
     labels = filled(evidence, values, options.after_error)

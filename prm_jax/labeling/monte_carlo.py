@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from prm_jax.labeling.confidence import wilson
+from prm_jax.estimates import wilson
 from prm_jax.labeling.protocol import Algorithm, Ask, Continuation, Labelled
 from prm_jax.labeling.solutions import (
   One,
@@ -36,23 +36,23 @@ Gathering = Generator[list[Ask], list[list[Continuation]], 'Evidence']
 
 
 @dataclasses.dataclass(frozen=True)
-class RolloutOptions(Options):
-  """How the prefixes of a solution are rolled out.
+class PrefixOptions(Options):
+  """How a prefix is rolled out, and what is said of steps after the first error.
 
   Attributes:
     k: continuations of a prefix at most.
     early_stop: stop at a prefix's first success.
     wave: with early_stop, how many continuations are asked for at a time; all in a
       wave are paid for.
-    stop_after_error: go from the first prefix to the last and stop at the first
-      without a success; otherwise all prefixes are rolled out side by side.
-    after_error: label of the steps that this leaves out: 'unlabelled' or 'zero'.
+    after_error: label of steps after the first error: 'unlabelled' or 'zero'.
+
+  Raises:
+    UserError: a value that means nothing.
   """
 
   k: int = 8
   early_stop: bool = False
   wave: int = 1
-  stop_after_error: bool = False
   after_error: str = 'unlabelled'
 
   def __post_init__(self) -> None:
@@ -60,6 +60,19 @@ class RolloutOptions(Options):
     at_least('k', self.k, 1)
     at_least('wave', self.wave, 1)
     one_of('after_error', self.after_error, AFTER_ERROR)
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutOptions(PrefixOptions):
+  """How the prefixes of a solution are rolled out.
+
+  Attributes:
+    stop_after_error: go from the first prefix to the last and stop at the first
+      without a success, which leaves out the steps after it; otherwise all prefixes
+      are rolled out side by side.
+  """
+
+  stop_after_error: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +252,9 @@ def mc_soft(options: SoftOptions) -> Algorithm:
     meta = {}
     if not options.early_stop:
       meta['wilson'] = {
-        name: [t and list(wilson(t.correct, t.n)) for t in evidence.tallies]
+        name: [
+          t and [float(x) for x in wilson(t.correct, t.n)] for t in evidence.tallies
+        ]
       }
     return Labelled({name: label_set('value', values, how, evidence)}, meta=meta)
 

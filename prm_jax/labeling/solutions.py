@@ -8,6 +8,7 @@ of all solutions of the problem go out together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 
@@ -146,15 +147,15 @@ def alone(solve: Callable[[Trajectory], One]) -> Algorithm:
     labelled: list[Labelled] = [Labelled() for _ in group]
     asks: dict[int, list[Ask]] = {}
 
-    def go_on(at: int, answers: list[list[Continuation]] | None) -> None:
+    def go_on(at: int, move: Callable[[], list[Ask]]) -> None:
       try:
-        asks[at] = runs[at].send(answers)  # type: ignore[arg-type]
+        asks[at] = move()
       except StopIteration as end:
         asks.pop(at, None)
         labelled[at] = end.value
 
     for at in range(len(runs)):
-      go_on(at, None)
+      go_on(at, runs[at].__next__)
     while asks:
       sizes = {at: len(some) for at, some in asks.items()}
       reasons = [''] * sum(sizes.values())
@@ -172,7 +173,7 @@ def alone(solve: Callable[[Trajectory], One]) -> Algorithm:
           del asks[at]
           labelled[at] = Labelled(skipped=reason)
         else:
-          go_on(at, answers[part])
+          go_on(at, functools.partial(runs[at].send, answers[part]))
     return GroupResult(labelled)
 
   return algorithm
