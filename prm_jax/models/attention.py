@@ -50,14 +50,15 @@ def visible(
 
   Args:
     q_positions: int32 [T] or [B, T].
-    k_positions: int32 [S].
+    k_positions: int32 [S] or [B, S].
     window: 0 for no limit; a traced scalar must be positive.
 
   Returns:
     bool [T, S] or [B, T, S].
   """
-  ahead = jnp.expand_dims(k_positions, tuple(range(q_positions.ndim)))
-  return _near(q_positions[..., None] - ahead, window)
+  if q_positions.ndim != k_positions.ndim:
+    q_positions, k_positions = map(jnp.atleast_2d, (q_positions, k_positions))
+  return _near(q_positions[..., None] - k_positions[..., None, :], window)
 
 
 def _near(distance: jax.Array, window: int | jax.Array) -> jax.Array:
@@ -109,6 +110,8 @@ def attend(
   q_positions: jax.Array,
   k_positions: jax.Array,
   window: int | jax.Array = 0,
+  q_segments: jax.Array | None = None,
+  k_segments: jax.Array | None = None,
 ) -> jax.Array:
   """Attention of queries to keys.
 
@@ -117,8 +120,10 @@ def attend(
     q: [B, N, T, H]; query head n reads key head n // G.
     k, v: [B, K, S, H].
     q_positions: int32 [T], or [B, T] where they differ between rows.
-    k_positions: int32 [S].
+    k_positions: int32 [S], or [B, S].
     window: see `visible`.
+    q_segments, k_segments: int32 [B, T] and [B, S]; a query sees only keys of its own
+      segment. None where rows are not packed.
 
   Returns:
     [B, N, T, H] in q's dtype. Scores and softmax are float32.
@@ -129,6 +134,9 @@ def attend(
   scores = _scores(spec, grouped, k).reshape(b, n_kv, n // n_kv, t, s)
   seen = visible(q_positions, k_positions, window)
   seen = seen[None, None, None] if seen.ndim == 2 else seen[:, None, None]
+  if q_segments is not None and k_segments is not None:
+    alike = q_segments[:, :, None] == k_segments[:, None]
+    seen = seen & alike[:, None, None]
   weights = softmax(scores, seen).astype(v.dtype)
   mixed = jnp.einsum('BKTS,BKSH->BKTH', weights.reshape(b, n_kv, n // n_kv * t, s), v)
   return mixed.reshape(b, n, t, h)
@@ -141,6 +149,7 @@ def causal(
   v: jax.Array,
   positions: jax.Array,
   window: int | jax.Array = 0,
+  segments: jax.Array | None = None,
 ) -> jax.Array:
   """Self-attention of a whole sequence, in query blocks where it is long.
 
@@ -152,15 +161,18 @@ def causal(
     spec: `query_block` is the number of queries of a block.
     q: [B, N, T, H].
     k, v: [B, K, T, H].
-    positions: int32 [T], increasing.
+    positions: int32 [T], increasing; or [B, T] where they start anew with each
+      segment of a packed row.
     window: see `visible`.
+    segments: int32 [B, T], increasing along a row: tokens see those of their own
+      segment only. None where rows are not packed.
 
   Returns:
     [B, N, T, H] in q's dtype.
   """
   t, size = q.shape[2], spec.query_block
   if not size or t <= size:
-    return attend(spec, q, k, v, positions, positions, window)
+    return attend(spec, q, k, v, positions, positions, window, segments, segments)
   blocks = []
   for start in range(0, t, size):
     stop = min(start + size, t)
@@ -170,7 +182,9 @@ def causal(
     blocks.append(
       attend(
         spec, q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop],
-        positions[start:stop], positions[first:stop], window,
+        positions[..., start:stop], positions[..., first:stop], window,
+        None if segments is None else segments[:, start:stop],
+        None if segments is None else segments[:, first:stop],
       )
     )  # fmt: skip
   return jnp.concatenate(blocks, axis=2)
