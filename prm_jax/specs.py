@@ -220,9 +220,13 @@ class ScorerSpec:
   Attributes:
     model, head, step_format: see there.
     step_value: name of the function from head output to the value of a step in
-      `step_values.VALUES` ('logit', 'sigmoid', 'softmax2', 'softmax3').
+      `step_values.VALUES` ('logit', 'sigmoid', 'softmax2', 'softmax3'; of implicit
+      scorers 'log_ratio', 'log_ratio_step').
     kind: what the saved score is: 'logit', 'probability' or 'log_ratio'.
     reduction: default reduction of P step values to one score.
+    coefficient: implicit scorers: log-ratios are multiplied by it (beta).
+    end: implicit scorers: token that ends a solution and counts with its last step;
+      '' for none.
     tokenizer: 'bytes', or the name of the tokenizer file beside the checkpoint.
     objective: what the scorer was trained with, '' if unknown (documentation).
     label: the label set it was trained on, '' if unknown (documentation).
@@ -234,6 +238,8 @@ class ScorerSpec:
   step_value: str = 'logit'
   kind: str = 'logit'
   reduction: str = 'min'
+  coefficient: float = 1.0
+  end: str = ''
   tokenizer: str = 'bytes'
   objective: str = ''
   label: str = ''

@@ -114,6 +114,29 @@ def softmax3(outputs: Array) -> Array:
   return _sigmoid(good - x[..., 0])
 
 
+def log_ratio(outputs: Array) -> Array:
+  """q_t of an implicit scorer: the log-ratio of all tokens up to the end of step t.
+
+  Args:
+    outputs: [..., P], beta * sum of log(pi(y) / pi_ref(y)) up to each step's end.
+
+  Returns:
+    The same, float32 or wider.
+  """
+  return _float(_namespace(outputs), outputs)
+
+
+def log_ratio_step(outputs: Array) -> Array:
+  """r_t = q_t - q_{t-1}, the log-ratio of step t alone; arguments as `log_ratio`.
+
+  >>> log_ratio_step(np.array([0.5, 0.25, 1.0])).tolist()
+  [0.5, -0.25, 0.75]
+  """
+  x = _float(_namespace(outputs), outputs)
+  xp = _namespace(x)
+  return x - xp.concatenate([xp.zeros_like(x[..., :1]), x[..., :-1]], axis=-1)
+
+
 def _classes(outputs: Array, n: int) -> Array:
   x = _float(_namespace(outputs), outputs)
   if x.ndim < 2 or x.shape[-1] != n:
@@ -126,6 +149,8 @@ VALUES: dict[str, Callable[[Array], Array]] = {
   'sigmoid': sigmoid,
   'softmax2': softmax2,
   'softmax3': softmax3,
+  'log_ratio': log_ratio,
+  'log_ratio_step': log_ratio_step,
 }
 """Name -> f(head outputs) -> step values [..., P]."""
 
