@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prm_jax.errors import UserError
-from prm_jax.models import attention, decoder, heads, lm, rope, scorer, weights
+from prm_jax.models import attention, decoder, layers, lm, rope, scorer, weights
 from prm_jax.specs import HeadSpec, ModelSpec
 
 B, T, P = 2, 12, 3
@@ -244,7 +244,7 @@ def test_dropout_only_with_a_key(params):
   first = scores(SPEC, params, head=head, key=key)
   np.testing.assert_array_equal(first, scores(SPEC, params, head=head, key=key))
   assert np.abs(first - plain).max() > 1e-3
-  x = heads.dropout(jnp.ones((100, 100)), 0.3, key)
+  x = layers.dropout(jnp.ones((100, 100)), 0.3, key)
   assert float(x.mean()) == pytest.approx(1.0, abs=0.03)
 
 

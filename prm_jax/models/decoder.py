@@ -95,7 +95,7 @@ def after_attention(
   """
   n, width = spec.n_heads, spec.head_dim
   mixed = mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], n * width)
-  out = layers.dense(mixed, w['wo_NHD'].reshape(n * width, -1))
+  out = layers.dense(mixed, w['wo_NHD'], inputs=2)
   if spec.post_norms:
     out = layers.rms_norm(spec, out, w['attn_post_norm_D'])
   x = constrain(x + out, 'BTD')

@@ -10,14 +10,6 @@ from prm_jax.models.weights import Params
 from prm_jax.specs import HeadSpec, ModelSpec
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """Zeroes a share `rate` of `x` and scales the rest; `key` None leaves x alone."""
-  if key is None or rate == 0:
-    return x
-  kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-  return jnp.where(kept, x / (1 - rate), 0)
-
-
 def read(
   spec: ModelSpec,
   head: HeadSpec,
@@ -37,7 +29,7 @@ def read(
   Returns:
     float32 [B, P] for a scalar head, [B, P, Q] for the others.
   """
-  x = dropout(hidden, head.dropout, key)
+  x = layers.dropout(hidden, head.dropout, key)
   if head.kind in ('lm', 'label_tokens'):
     table = _vocabulary_table(spec, params)
     if head.kind == 'label_tokens':

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -25,12 +26,71 @@ def unconstrained(x: jax.Array, axes: str) -> jax.Array:
   return x
 
 
-def dense(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-  """`x` [..., D] times `w` [D, ...] -> [..., ...] in x's dtype."""
-  rows = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1).astype(x.dtype)
+@flax.struct.dataclass
+class Adapted:
+  """A matrix with a low-rank update, `base + scale * a b` (`models.lora`); stands in
+  a parameter tree where the matrix stood.
+
+  Attributes:
+    base: [D, ...]; D may be several axes.
+    a: [D, R].
+    b: [R, ...].
+    key: random key of the dropout on the update's input, or None for no dropout.
+    scale: of the update.
+    rate: of the dropout.
+  """
+
+  # First: Linen compares a parameter's first leaf with the declared shape.
+  base: jax.Array
+  a: jax.Array
+  b: jax.Array
+  key: jax.Array | None = None
+  scale: float = flax.struct.field(pytree_node=False, default=1.0)
+  rate: float = flax.struct.field(pytree_node=False, default=0.0)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Shape of the matrix."""
+    return self.base.shape
+
+  def update(self, rows: jax.Array) -> jax.Array:
+    """`scale * dropout(rows) a b` for rows [M, D]; the matrix a b is never formed."""
+    rank = self.b.shape[0]
+    down = self.a.reshape(-1, rank).astype(rows.dtype)
+    up = self.b.reshape(rank, -1).astype(rows.dtype)
+    return (dropout(rows, self.rate, self.key) @ down) @ up * self.scale
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Zeroes a share `rate` of `x` and scales the rest; `key` None leaves x alone."""
+  if key is None or rate == 0:
+    return x
+  kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(kept, x / (1 - rate), 0)
+
+
+def dense(
+  x: jax.Array,
+  w: jax.Array | Adapted,
+  bias: jax.Array | None = None,
+  inputs: int = 1,
+) -> jax.Array:
+  """`x` [..., D] times `w` [D, ...] -> [..., ...] in x's dtype.
+
+  Args:
+    x: D is its last axis.
+    w: its first `inputs` axes together are D.
+    bias: [...], added to the product, or None.
+    inputs: number of axes of `w` that are summed over.
+  """
+  base = w.base if isinstance(w, Adapted) else w
+  rows = x.reshape(-1, x.shape[-1])
+  out = rows @ base.reshape(x.shape[-1], -1).astype(x.dtype)
+  if isinstance(w, Adapted):
+    out = out + w.update(rows)
   if bias is not None:
-    rows = rows + bias.reshape(1, -1).astype(x.dtype)
-  return rows.reshape(*x.shape[:-1], *w.shape[1:])
+    out = out + bias.reshape(1, -1).astype(x.dtype)
+  return out.reshape(*x.shape[:-1], *base.shape[inputs:])
 
 
 def rms_norm(spec: ModelSpec, x: jax.Array, w: jax.Array) -> jax.Array:
