@@ -186,21 +186,31 @@ class StepFormat:
   """How a question and its steps become tokens, and where each step is read.
 
   The text is `question_template` filled in, then for each step
-  `step_template` filled in, then the marker (a single token id appended, never
-  part of the text). Question and steps are encoded one by one, so the ids of a
-  prefix are a prefix of the ids.
+  `step_template` filled in, then the marker. `encoding` says which of it is
+  encoded together; the ids of a prefix are a prefix of the ids where `extends`.
 
   Attributes:
     question_template: must contain '{question}'.
     step_template: must contain '{step}'; '{number}' stands for the step's number,
       counted from 1.
     first_step_template: for the first step where it differs; '' means the same.
-    marker: special token after each step; '' reads the last token of the step.
+    marker: token after each step; '' reads the last token of the step. Where it is
+      several tokens (only with `marker_in_text` = 'allow'), the last one counts.
     position: 'marker' (read at the marker / last token) or 'before' (at the
       token before it, which predicts it).
     add_bos: start with the tokenizer's beginning-of-sequence token.
     max_length: T, longest sequence in tokens; longer rows meet `truncation`.
     truncation: 'error', 'drop_example' or 'drop_steps' (whole steps, from the end).
+    encoding: 'pieces' (question and steps each alone, the marker appended as ids),
+      'joined' (question and first step as one text, the other steps each alone, the
+      marker appended as ids: what encoding everything at once gives where the marker
+      is a special token), or 'whole' (everything at once, the marker as text).
+    marker_in_text: 'refuse' (a question or step that holds the marker is unusable),
+      'allow' (it may, if the marker is an ordinary token; steps are read where they
+      end), or 'split' (a step is cut at it and every part gets a marker; the step is
+      read at its last one).
+    strip: white space around question and steps is removed first, as the chat
+      templates do that trim what they are given.
   """
 
   question_template: str = '{question}\n'
@@ -211,6 +221,14 @@ class StepFormat:
   add_bos: bool = False
   max_length: int = 512
   truncation: str = 'drop_example'
+  encoding: str = 'pieces'
+  marker_in_text: str = 'refuse'
+  strip: bool = False
+
+  @property
+  def extends(self) -> bool:
+    """Whether the ids of a prefix are a prefix of the ids; if not, score anew."""
+    return self.encoding != 'whole'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """From question and steps to tokens and the positions where steps are read.
 
 The contract that keeps training and inference ids identical: everything that
-turns text into ids for a scorer goes through here. Question and steps are encoded
-one by one and put end to end, so the ids of a prefix are a prefix of the ids; the
-marker is appended as an id, never as text, so it cannot merge with its neighbours.
+turns text into ids for a scorer goes through here. `StepFormat.encoding` says what is
+encoded together: step_pieces.py ('pieces', 'joined') and step_whole.py ('whole').
 """
 
 from __future__ import annotations
@@ -14,105 +13,75 @@ from collections.abc import Sequence
 import numpy as np
 
 from prm_jax.errors import UserError
+from prm_jax.formats import step_pieces, step_whole
+from prm_jax.formats.step_rows import (
+  REASONS,
+  Encoded,
+  EncodedRows,
+  Unusable,
+  bos_ids,
+  marker_id,
+  marker_ids,
+  question_text,
+  step_text,
+)
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.specs import HeadSpec, StepFormat
 
-REASONS = ('no_steps', 'empty_step', 'marker_in_text', 'too_long', 'ambiguous')
 POSITIONS = ('marker', 'before')
 TRUNCATIONS = ('error', 'drop_example', 'drop_steps')
+ENCODINGS = ('pieces', 'joined', 'whole')
+IN_TEXT = ('refuse', 'allow', 'split')
 
-
-class Unusable(Exception):
-  """A valid row that this step format cannot use; `reason` is one of `REASONS`.
-
-  no_steps: nothing to read. empty_step: a step of white space only.
-  marker_in_text: the marker stands inside question or step. too_long: more tokens
-  than `max_length`. ambiguous: two steps would be read at one token, or a step
-  before the first.
-  """
-
-  def __init__(self, reason: str, detail: str = ''):
-    super().__init__(f'{reason}: {detail}' if detail else reason)
-    self.reason = reason
-    self.detail = detail
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-  """One row. `n_steps` <= the steps given, by truncation 'drop_steps'.
-
-  Attributes:
-    tokens: [T] int32.
-    step_positions: [P] int32, strictly increasing indices into `tokens`.
-    n_steps: P, steps kept.
-    question_length: tokens before the first step.
-  """
-
-  tokens: np.ndarray
-  step_positions: np.ndarray
-  n_steps: int
-  question_length: int
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedRows:
-  """R rows end to end. An unusable row takes no room: both its extents are empty.
-
-  Attributes:
-    tokens: [sum of T] int32.
-    offsets: [R + 1] int64, row r is `tokens[offsets[r]:offsets[r + 1]]`.
-    step_positions: [sum of P] int32, relative to the row's start.
-    step_offsets: [R + 1] int64.
-    question_length: [R] int32, tokens before the first step.
-    full_length: [R] int64, tokens before any truncation.
-    reasons: R strings, '' for a usable row, else one of `REASONS`.
-  """
-
-  tokens: np.ndarray
-  offsets: np.ndarray
-  step_positions: np.ndarray
-  step_offsets: np.ndarray
-  question_length: np.ndarray
-  full_length: np.ndarray
-  reasons: list[str]
-
-  def row(self, r: int) -> Encoded:
-    """Row r; raises `Unusable` if it is."""
-    if self.reasons[r]:
-      raise Unusable(self.reasons[r], f'{self.full_length[r]} tokens in all')
-    positions = self.step_positions[self.step_offsets[r] : self.step_offsets[r + 1]]
-    return Encoded(
-      self.tokens[self.offsets[r] : self.offsets[r + 1]],
-      positions,
-      len(positions),
-      int(self.question_length[r]),
-    )
-
-
-def question_text(fmt: StepFormat, question: str) -> str:
-  """`question_template` filled in; braces in the question stay as they are."""
-  return fmt.question_template.replace('{question}', question)
-
-
-def step_text(fmt: StepFormat, step: str, number: int) -> str:
-  """The template of step `number`, counted from 1, filled in."""
-  template = (number == 1 and fmt.first_step_template) or fmt.step_template
-  return template.replace('{number}', str(number)).replace('{step}', step)
+__all__ = [
+  'ENCODINGS',
+  'IN_TEXT',
+  'POSITIONS',
+  'REASONS',
+  'TRUNCATIONS',
+  'Encoded',
+  'EncodedRows',
+  'Unusable',
+  'check',
+  'check_dataset',
+  'encode',
+  'encode_question',
+  'encode_rows',
+  'encode_step',
+  'label_token_ids',
+  'marker_id',
+  'marker_ids',
+  'question_text',
+  'step_text',
+]
 
 
 def encode_question(fmt: StepFormat, tokenizer: Tokenizer, question: str) -> np.ndarray:
-  """[T] int32: what stands before the first step, with bos where asked for."""
+  """[T] int32: the question encoded alone, with bos where asked for.
+
+  With encoding 'pieces' every row of the question begins with it; otherwise only as
+  far as `Encoded.question_length` says.
+  """
   ids = tokenizer.encode(question_text(fmt, question))
-  return np.array(_bos(fmt, tokenizer) + ids, np.int32)
+  return np.array(bos_ids(fmt, tokenizer) + ids, np.int32)
 
 
 def encode_step(
   fmt: StepFormat, tokenizer: Tokenizer, step: str, number: int
 ) -> np.ndarray:
-  """[T] int32: what step `number` (from 1) appends to a row, marker included."""
-  ids = tokenizer.encode(step_text(fmt, step, number))
-  marker = marker_id(fmt, tokenizer)
-  return np.array(ids if marker is None else [*ids, marker], np.int32)
+  """[T] int32: what step `number` (from 1) appends to a row, marker included.
+
+  Raises:
+    ValueError: the step does not stand alone: every step of encoding 'whole', the
+      first one of 'joined'. Encode the row instead.
+  """
+  if not fmt.extends or (fmt.encoding == 'joined' and number == 1):
+    raise ValueError(f'step {number} has no ids of its own in {fmt.encoding!r}')
+  marker = marker_ids(fmt, tokenizer)
+  text = step_text(fmt, step, number)
+  parts = text.split(fmt.marker) if fmt.marker_in_text == 'split' else [text]
+  ids = [i for part in parts for i in (*tokenizer.encode(part), *marker)]
+  return np.array(ids, np.int32)
 
 
 def encode(
@@ -148,7 +117,7 @@ def encode_rows(
   allow_empty: bool = False,
   names: Sequence[str] | None = None,
 ) -> EncodedRows:
-  """Many rows at once, without a Python loop over tokens.
+  """Many rows at once.
 
   Args:
     fmt, tokenizer, allow_empty: as in `encode`.
@@ -158,141 +127,11 @@ def encode_rows(
   Raises:
     UserError: a row is too long and `fmt.truncation` is 'error'.
   """
-  marker = marker_id(fmt, tokenizer)
-  # Pieces: a row's question, then its steps; rows end to end.
-  n_steps = np.fromiter(map(len, steps), np.int64, len(steps))
-  n_pieces = n_steps + 1
-  first_piece = np.concatenate([[0], np.cumsum(n_pieces)]).astype(np.int64)
-  texts: list[str] = []
-  for question, row in zip(questions, steps):
-    texts.append(question_text(fmt, question))
-    texts.extend(step_text(fmt, s, i) for i, s in enumerate(row, 1))
-  ids, n_ids = tokenizer.encode_ragged(texts)
-  row_of = np.repeat(np.arange(len(steps)), n_pieces)
-  is_step = np.ones(len(texts), bool)
-  is_step[first_piece[:-1]] = False
-  bos = _bos(fmt, tokenizer)
-  before = np.where(is_step, 0, len(bos))
-  after = np.where(is_step, int(marker is not None), 0)
-  size = before + n_ids + after
-
-  ends = np.cumsum(size)
-  row_start = np.concatenate([[0], ends])[first_piece[:-1]]
-  end = ends - row_start[row_of]  # of each piece, within its row
-  full_length = end[first_piece[1:] - 1]
-  position = end - 1 - int(fmt.position == 'before')
-
-  reasons = [''] * len(steps)
-  found = _id_in_text(fmt, tokenizer, marker, ids, n_ids, is_step, first_piece)
-  marked = set(row_of[found].tolist())
-  clash = set(row_of[is_step & ((size == 0) | (position < 0))].tolist())
-  fits = end <= fmt.max_length
-  long = set(np.flatnonzero(full_length > fmt.max_length).tolist())
-  # With 'drop_steps' a row is lost only if not even its first step fits.
-  lost = long
-  if fmt.truncation == 'drop_steps':
-    lost = {r for r in long if n_steps[r] and not fits[first_piece[r] + 1]}
-  for r, (question, row) in enumerate(zip(questions, steps)):
-    if not row:
-      reasons[r] = 'no_steps'
-    elif not allow_empty and not all(map(str.strip, row)):
-      reasons[r] = 'empty_step'
-    elif r in marked or (
-      fmt.marker and (fmt.marker in question or any(fmt.marker in s for s in row))
-    ):
-      reasons[r] = 'marker_in_text'
-    elif r in clash:
-      reasons[r] = 'ambiguous'
-    elif r in lost:
-      reasons[r] = 'too_long'
-      if fmt.truncation == 'error':
-        name = f'row {r}' if names is None else names[r]
-        raise UserError(
-          f'{name}: {full_length[r]} tokens are more than step_format.max_length='
-          f'{fmt.max_length}; raise it, or set step_format.truncation to '
-          "'drop_example' or 'drop_steps'."
-        )
-
-  usable = np.array([not reason for reason in reasons], bool)
-  keep = fits & usable[row_of]
-  tokens = np.empty(int(size.sum()), np.int32)
-  starts = ends - size
-  text = np.ones(len(tokens), bool)
-  for k, token in enumerate(bos):
-    slots = starts[~is_step] + k
-    tokens[slots], text[slots] = token, False
-  if marker is not None:
-    slots = ends[is_step] - 1
-    tokens[slots], text[slots] = marker, False
-  tokens[text] = ids
-  length = np.bincount(row_of, np.where(keep, size, 0), len(steps)).astype(np.int64)
-  kept_steps = keep & is_step
-  n_kept = np.bincount(row_of[kept_steps], minlength=len(steps))
-  return EncodedRows(
-    tokens=tokens[np.repeat(keep, size)],
-    offsets=np.concatenate([[0], np.cumsum(length)]).astype(np.int64),
-    step_positions=position[kept_steps].astype(np.int32),
-    step_offsets=np.concatenate([[0], np.cumsum(n_kept)]).astype(np.int64),
-    question_length=size[first_piece[:-1]].astype(np.int32),
-    full_length=full_length.astype(np.int64),
-    reasons=reasons,
+  called = [f'row {r}' for r in range(len(steps))] if names is None else names
+  encoding = step_whole if fmt.encoding == 'whole' else step_pieces
+  return encoding.encode_rows(
+    fmt, tokenizer, questions, steps, allow_empty=allow_empty, names=called
   )
-
-
-def _id_in_text(
-  fmt: StepFormat,
-  tokenizer: Tokenizer,
-  marker: int | None,
-  ids: np.ndarray,
-  n_ids: np.ndarray,
-  is_step: np.ndarray,
-  first_piece: np.ndarray,
-) -> np.ndarray:
-  """Which pieces hold the marker's id more often than their bare template does."""
-  if marker is None:
-    return np.zeros(len(n_ids), bool)
-  piece_of = np.repeat(np.arange(len(n_ids)), n_ids)
-  count = np.bincount(piece_of[ids == marker], minlength=len(n_ids))
-  if not count.any():
-    return count > 0
-  bare = np.where(
-    is_step,
-    tokenizer.encode(step_text(fmt, '', 2)).count(marker),
-    tokenizer.encode(question_text(fmt, '')).count(marker),
-  )
-  opening = first_piece[:-1][np.diff(first_piece) > 1] + 1
-  bare[opening] = tokenizer.encode(step_text(fmt, '', 1)).count(marker)
-  return count > bare
-
-
-def _bos(fmt: StepFormat, tokenizer: Tokenizer) -> list[int]:
-  if not fmt.add_bos:
-    return []
-  if tokenizer.bos_id is None:
-    raise UserError(
-      'step_format.add_bos is set, but the tokenizer has no beginning-of-sequence '
-      'token; unset it.'
-    )
-  return [tokenizer.bos_id]
-
-
-def marker_id(fmt: StepFormat, tokenizer: Tokenizer) -> int | None:
-  """Id of the marker, None where the format has none.
-
-  Raises:
-    UserError: the marker is not exactly one token of this tokenizer.
-  """
-  if not fmt.marker:
-    return None
-  found = tokenizer.token_id(fmt.marker)
-  if found is None:
-    pieces = tokenizer.encode(fmt.marker)
-    raise UserError(
-      f'step_format.marker={fmt.marker!r} is {len(pieces)} tokens {pieces[:8]} of this '
-      'tokenizer and must be exactly one; choose one of its special tokens or add the '
-      'marker to its vocabulary.'
-    )
-  return found
 
 
 def label_token_ids(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[int, ...]:
@@ -345,22 +184,15 @@ def check(
   for key, value, known in (
     ('position', fmt.position, POSITIONS),
     ('truncation', fmt.truncation, TRUNCATIONS),
+    ('encoding', fmt.encoding, ENCODINGS),
+    ('marker_in_text', fmt.marker_in_text, IN_TEXT),
   ):
     if value not in known:
       raise UserError(f'step_format.{key}={value!r} must be one of {", ".join(known)}.')
-  marker = marker_id(fmt, tokenizer)
-  for key, value in (
-    ('step_template', fmt.step_template),
-    ('first_step_template', fmt.first_step_template),
-  ):
-    if fmt.marker and fmt.marker in value:
-      raise UserError(
-        f'step_format.{key}={value!r} holds the marker {fmt.marker!r}, which is '
-        'appended after each step anyway; leave it out there.'
-      )
-  shortest = len(_bos(fmt, tokenizer)) + len(tokenizer.encode(question_text(fmt, '')))
-  shortest += len(tokenizer.encode(step_text(fmt, '', 1)))
-  shortest += int(marker is not None)
+  _check_marker(fmt, tokenizer)
+  empty = question_text(fmt, '') + step_text(fmt, '', 1)
+  shortest = len(bos_ids(fmt, tokenizer)) + len(marker_ids(fmt, tokenizer))
+  shortest += len(tokenizer.encode(empty))
   if fmt.max_length < max(shortest, 1):
     raise UserError(
       f'step_format.max_length={fmt.max_length} is below the {shortest} tokens of an '
@@ -379,6 +211,43 @@ def check(
         f'head.label_tokens={list(ids)} must be at least two distinct ids below '
         f'{tokenizer.vocab_size}, worst to best.'
       )
+
+
+def _check_marker(fmt: StepFormat, tokenizer: Tokenizer) -> None:
+  for key, value in (
+    ('step_template', fmt.step_template),
+    ('first_step_template', fmt.first_step_template),
+  ):
+    # An ordinary token may stand in a template; it is read by its place.
+    if fmt.marker_in_text != 'allow' and fmt.marker and fmt.marker in value:
+      raise UserError(
+        f'step_format.{key}={value!r} holds the marker {fmt.marker!r}, which is '
+        'appended after each step anyway; leave it out there.'
+      )
+  if fmt.marker_in_text == 'split' and (not fmt.marker or not fmt.extends):
+    raise UserError(
+      f"step_format.marker_in_text='split' with marker={fmt.marker!r} and encoding="
+      f"{fmt.encoding!r}: it needs a marker to cut at and encoding 'pieces' or "
+      "'joined'."
+    )
+  marker = marker_id(fmt, tokenizer)
+  if fmt.extends or marker is None:
+    return
+  # Where text runs on, the marker may become other tokens than alone.
+  sample = dataclasses.replace(
+    fmt, marker_in_text='allow', max_length=1 << 30, truncation='error'
+  )
+  try:
+    encode(sample, tokenizer, 'x', ['x', 'x'])
+  except Unusable as e:
+    text = question_text(fmt, 'x') + step_text(fmt, 'x', 1) + fmt.marker
+    seen = tokenizer.encode(text)
+    raise UserError(
+      f'step_format.marker={fmt.marker!r} is token {marker} alone but not after a '
+      f'step ({text!r} gives {seen[-8:]}, last token '
+      f'{tokenizer.decode(seen[-1:])!r}); write it as it stands there, for example '
+      'with the blank before it, or add it as a special token.'
+    ) from e
 
 
 def check_dataset(
@@ -413,16 +282,22 @@ def check_dataset(
   twice = np.zeros(len(at), bool)
   twice[1:] = (owner[1:] == owner[:-1]) & (at[1:] <= at[:-1])
   _refuse(owner[outside | twice], 'reads two steps at one token, or a step outside it')
-  marker = marker_id(fmt, tokenizer)
-  if marker is None:
+  marker = marker_ids(fmt, tokenizer)
+  if not marker:
     return
-  row_of = np.repeat(np.arange(len(n_steps)), length)
-  within = np.arange(len(rows.tokens)) - rows.offsets[row_of]
-  hit = (rows.tokens == marker) & (within >= rows.question_length[row_of])
-  count = np.bincount(row_of[hit], minlength=len(n_steps))
-  _refuse(np.flatnonzero(count != n_steps), 'has more or fewer markers than steps')
-  where = rows.offsets[owner] + at + int(fmt.position == 'before')
-  _refuse(owner[rows.tokens[where] != marker], 'is not read at its markers')
+  if fmt.marker_in_text == 'refuse':
+    row_of = np.repeat(np.arange(len(n_steps)), length)
+    within = np.arange(len(rows.tokens)) - rows.offsets[row_of]
+    hit = (rows.tokens == marker[-1]) & (within >= rows.question_length[row_of])
+    count = np.bincount(row_of[hit], minlength=len(n_steps))
+    _refuse(np.flatnonzero(count != n_steps), 'has more or fewer markers than steps')
+  before = fmt.position == 'before'
+  if before and not fmt.extends:
+    return  # which token a marker begins with is known only within its text
+  at, token = (at + 1, marker[0]) if before else (at, marker[-1])
+  beyond = at >= length[owner]
+  read = rows.tokens[np.where(beyond, 0, rows.offsets[owner] + at)]
+  _refuse(owner[beyond | (read != token)], 'is not read at its markers')
 
 
 def _refuse(bad: np.ndarray, what: str) -> None:

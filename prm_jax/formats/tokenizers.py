@@ -51,6 +51,12 @@ class Tokenizer(Protocol):
   def encode_ragged(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids of many texts end to end (int32) and how many each has (int64)."""
 
+  def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each text: ids [T] and [start, end) of the characters each covers, [T, 2].
+
+    Both ends never decrease. Tokens that are parts of one character cover all of it.
+    """
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids, special tokens by name."""
 
@@ -76,6 +82,15 @@ class ByteTokenizer:
     pieces = [_utf8(t) for t in texts]
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     return np.frombuffer(b''.join(pieces), np.uint8).astype(np.int32), lengths
+
+  def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    out = []
+    for text in texts:
+      ids = np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+      # Bytes 10xxxxxx go on with the character before.
+      at = np.cumsum((ids & 0xC0) != 0x80) - 1
+      out.append((ids, np.stack([at, at + 1], axis=1)))
+    return out
 
   def decode(self, ids: Iterable[int]) -> str:
     out = bytearray()
@@ -162,6 +177,17 @@ class JsonTokenizer:
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))[which]
     flat = [ids[i] for i in which]
     return np.concatenate(flat) if flat else np.zeros(0, np.int32), lengths
+
+  def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    out = []
+    for i in range(0, len(texts), _CHUNK):
+      part = list(texts[i : i + _CHUNK])
+      for text in part:
+        _utf8(text)
+      for e in self._core.encode_batch(part, add_special_tokens=False):
+        spans = np.array(e.offsets, np.int64).reshape(-1, 2)
+        out.append((np.array(e.ids, np.int32), np.maximum.accumulate(spans)))
+    return out
 
   def decode(self, ids: Iterable[int]) -> str:
     return self._core.decode([int(i) for i in ids], skip_special_tokens=False)
