@@ -60,25 +60,30 @@ def save_policy(
 
 
 def load_scorer(
-  directory: str | os.PathLike[str],
+  directory: str | os.PathLike[str], shardings: Any = None
 ) -> tuple[ScorerSpec, dict[str, Any], Tokenizer]:
-  """(spec, params as numpy arrays, tokenizer) of a scorer's folder.
+  """(spec, params, tokenizer) of a scorer's folder.
+
+  Args:
+    directory: the folder.
+    shardings: tree of shardings like the parameters, onto which each weight goes as
+      soon as it is read; None leaves numpy arrays on the host.
 
   Raises:
     UserError: no scorer is there, or it is damaged, incomplete or inconsistent.
   """
-  return _load(directory, ScorerSpec)
+  return _load(directory, ScorerSpec, shardings)
 
 
 def load_policy(
-  directory: str | os.PathLike[str],
+  directory: str | os.PathLike[str], shardings: Any = None
 ) -> tuple[PolicySpec, dict[str, Any], Tokenizer]:
-  """(spec, params as numpy arrays, tokenizer) of a policy's folder.
+  """(spec, params, tokenizer) of a policy's folder; otherwise as `load_scorer`.
 
   Raises:
     UserError: no policy is there, or it is damaged, incomplete or inconsistent.
   """
-  return _load(directory, PolicySpec)
+  return _load(directory, PolicySpec, shardings)
 
 
 def load_decoder(
@@ -126,12 +131,9 @@ def _save(
   tokenizer: Tokenizer,
 ) -> str:
   folder = epath.Path(os.path.abspath(os.fspath(directory)))
-  several = jax.process_count() > 1
-  if several:
-    params = multihost_utils.process_allgather(params, tiled=True)
   digest = tensors.model_hash(params)
+  tensors.write(folder / WEIGHTS, params)
   if jax.process_index() == 0:
-    tensors.write(folder / WEIGHTS, params)
     spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
     about = {
       'version': VERSION,
@@ -141,13 +143,13 @@ def _save(
       'spec': specs.to_dict(spec),
     }
     jsonl.write_bytes(folder / SPEC, (json.dumps(about, indent=1) + '\n').encode())
-  if several:
+  if jax.process_count() > 1:
     multihost_utils.sync_global_devices('model exported')
   return digest
 
 
 def _load(
-  directory: str | os.PathLike[str], cls: type[S]
+  directory: str | os.PathLike[str], cls: type[S], shardings: Any
 ) -> tuple[S, dict[str, Any], Tokenizer]:
   kind = KINDS[cls]
   folder = epath.Path(os.path.abspath(os.fspath(directory)))
@@ -170,9 +172,8 @@ def _load(
     )
   spec = specs.from_dict(cls, about['spec'], f'{file}: spec')
   head = spec.head if isinstance(spec, ScorerSpec) else lm.HEAD
-  params = tensors.read(folder / WEIGHTS)
-  weights.check(params, weights.declare(spec.model, head), str(folder / WEIGHTS))
-  if tensors.model_hash(params) != about['model_hash']:
+  params, digest = _read(folder / WEIGHTS, weights.declare(spec.model, head), shardings)
+  if digest != about['model_hash']:
     raise UserError(
       f'{folder / WEIGHTS}: not the weights that {SPEC} describes (another hash); '
       f'export or copy the {kind} again.'
@@ -185,3 +186,19 @@ def _load(
       f'fingerprint); export or copy the {kind} again.'
     )
   return spec, params, tokenizer
+
+
+def _read(
+  path: epath.Path, declared: dict[str, Any], shardings: Any
+) -> tuple[dict[str, Any], str]:
+  """(parameters, model hash) of a file; the hash is taken on the way."""
+  file = tensors.TensorFile(path)
+  shapes = {n: jax.ShapeDtypeStruct(file.shape(n), file.dtype(n)) for n in file.names}
+  weights.check(tensors.unflatten(shapes), declared, str(path))
+  places = None if shardings is None else tensors.flatten(shardings)
+  digest, flat = tensors.Hash(), {}
+  for name in sorted(file.names):
+    array = file.read(name)
+    digest.add(name, array)
+    flat[name] = array if places is None else tensors.place(array, places[name])
+  return tensors.unflatten(flat), digest.hexdigest()

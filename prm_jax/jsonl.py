@@ -211,16 +211,24 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     UserError: the place cannot be written (a file where a folder must be, no
       permission, disk full). What stood at `path` before is untouched.
   """
+  write_parts(path, [data])
+
+
+def write_parts(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
+  """Writes buffers one after the other; otherwise as `write_bytes`."""
   target = epath.Path(path)
   temporary = target.parent / f'.{target.name}.{os.getpid()}.tmp'
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(data)
+    with temporary.open('wb') as file:
+      for part in parts:
+        file.write(part)
     temporary.replace(target)
   except OSError as e:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
     raise UserError(
       f'{target}: cannot be written ({e.strerror or e}); choose another place or '
       'free some space.'
     ) from e
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
