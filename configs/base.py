@@ -85,6 +85,10 @@ def get_config() -> ConfigDict:
   fmt.add_bos = False
   fmt.max_length = 128  # tokens
   fmt.truncation = 'drop_example'  # or error, drop_steps
+  fmt.encoding = 'pieces'  # question and steps each alone; 'joined': question and
+  #   first step as one text; 'whole': everything at once, the marker as text
+  fmt.marker_in_text = 'refuse'  # or allow (an ordinary token), split (cut there)
+  fmt.strip = False  # white space around question and steps is removed first
 
   # Text of a policy (TextFormat), part of every policy.
   c.text = text = ConfigDict()
@@ -191,6 +195,15 @@ def get_config() -> ConfigDict:
   parallel.data = 0
   parallel.fsdp = 1
   parallel.tensor = 1
+  # Several processes (train): the same command on each, see WORKSPACE.md. Nothing is
+  # started without a coordinator.
+  parallel.coordinator = ''  # host:port of process 0; 'auto' on TPU pods, Slurm, GKE
+  parallel.processes = 0  # how many; 0 takes PRM_JAX_PROCESSES or the cluster's own
+  parallel.process_id = -1  # which one; -1 takes PRM_JAX_PROCESS_ID or the cluster's
+  parallel.start_seconds = 90  # how long to wait for the others at start
+  parallel.lost_seconds = 60  # silent for so long, a process counts as dead
+  parallel.wait_seconds = 86400  # bound on waits for what process 0 does alone, such as
+  #   building the token cache and the evaluation after training
 
   # Measuring (train's end, evaluate).
   c.evaluate = evaluate = ConfigDict()
@@ -368,7 +381,26 @@ def get_config() -> ConfigDict:
   audit.compare = ''  # families compared with all others; '' means the first
   audit.streams = 10000  # simulated prefixes for the error of a stopping rule
 
-  c.bench = 'decode'  # bench: decode, prefix_sharing, imports
+  c.bench = 'decode'  # bench: decode, prefix_sharing, imports; score, train, sample,
+  #   mc, which may run in turns with peer_command (configs/bench.py)
+  c.bench_model = ''  # a Hugging Face checkpoint; '' means random weights of c.model
+  c.bench_adapter = ''  # how the checkpoint scores; '' is told from its files
+  c.bench_vocab = 0  # random weights: rows of the embedding; 0 only the bytes
+  c.bench_length = 512  # without input: tokens of the solutions that are made up
+  c.bench_rows = 0  # solutions (score, train, mc) or prompts (sample); 0 the peers' own
+  c.bench_per_question = 4  # score, train: solutions of one problem at most
+  c.bench_steps = 20  # train: steps of a pass
+  c.bench_samples = 8  # sample, mc: continuations of a prompt
+  c.bench_prefixes = 8  # mc: prefixes of a solution at most
+  c.bench_repeats = 3  # passes of a turn; their median counts
+  c.bench_pairs = 5  # turns of each side
+  c.bench_peak_flops = 0.0  # FLOP/s of all devices; 0 the data sheet, else measured
+  c.bench_bandwidth = 0.0  # bytes/s of their memory; 0 the data sheet
+  c.peer_command = ''  # run in turns with ours; prints one JSON object at its end
+  c.peer_figure = ''  # key of its rate, 'a.b' inside an object, several with commas
+  c.peer_cores = ''  # 'CPU_SECONDS/WALL_SECONDS', keys beside the rate
+  c.peer_dump = ''  # score: file where it writes probabilities, to compare ours with
+  c.peer_timeout = 3600.0  # seconds of one run
 
   # Study: methods x settings x trials x seeds (prm_jax/jobs/study.py).
   c.study = study = ConfigDict()

@@ -1,35 +1,89 @@
-"""How fast the in-process engine samples.
+"""How fast the parts are, alone or in turns with another tool.
 
     python -m prm_jax.main --config=configs/bench.py:decode
     python -m prm_jax.main --config=configs/bench.py:prefix_sharing
+    python -m prm_jax.main --config=configs/bench.py:imports
 
-Both use a policy with random weights (2 layers of width 64, the bytes as vocabulary).
-`decode` measures new tokens a second, end to end, beside the bare jitted loop of the
-same shape, and says where the rest of the time goes; `prefix_sharing` measures
-Monte-Carlo continuations of all prefixes with and without sharing the prefill.
+The first two use a policy with random weights (2 layers of width 64, the bytes as
+vocabulary). `decode` measures new tokens a second, end to end, beside the bare jitted
+loop of the same shape, and says where the rest of the time goes; `prefix_sharing`
+measures Monte-Carlo continuations of all prefixes with and without sharing the prefill.
 
 Both take half a minute on two CPU cores. Measured there, otherwise idle, medians of 9
 with 95 % intervals: 111,800 [109,200, 114,200] new tokens a second at 64 slots, .78
 [.77, .80] of the bare loop (144,000). 96 % of the time is the decode loop (in which 13
 % of the slots idle), 3 % text, 1 % prefill. Sharing: 1.8 % of the prefill tokens and
 .19 [.18, .19] of the wall time at prefixes of up to 512 tokens, 32 new ones, with the
-same outputs.
+same outputs. `imports` measures how much longer `import prm_jax` and `import
+prm_jax.objectives` take than jax and flax.linen alone, in new processes: .0002, .012 s.
 
-    python -m prm_jax.main --config=configs/bench.py:imports
+    python -m prm_jax.main --config=configs/bench.py:score --config.bench_model=CKPT \\
+        --config.input=POOL.jsonl.gz:bon_pools --config.peer_command='COMMAND'
 
-measures how much longer `import prm_jax` and `import prm_jax.objectives` take than jax
-and flax.linen alone, in new processes: .0002 and .012 s.
+and so with `train`, `sample` and `mc`: real work on a Hugging Face checkpoint, in turns
+with a command that does the same and prints its rate as JSON. Both sides' rates, the
+ratio of their medians, the ratio of each pair, and the same a CPU second (the steadier
+figure on a busy machine).
 
-On an accelerator add --config.model.compute_dtype=bfloat16.
+On an accelerator, random weights of a known shape and solutions that are made up:
+
+    python -m prm_jax.main --config=configs/bench.py:train,qwen2.5-1.5b \\
+        --config.bench_length=2048 --config.train.batch_size=16
+
+measures tokens a second and the share of the device's peak that the model's FLOPs are
+(prm_jax/jobs/bench_flops.py says what is counted); `score` and `sample` likewise, the
+latter also the share of the memory bandwidth. Shapes: qwen2.5-0.5b, -1.5b, -7b.
 """
 
 from configs import base
 
+# layers, width, heads, key heads, head width, feed-forward, vocabulary, tied
+SHAPES = {
+  'qwen2.5-0.5b': (24, 896, 14, 2, 64, 4864, 151936, True),
+  'qwen2.5-1.5b': (28, 1536, 12, 2, 128, 8960, 151936, True),
+  'qwen2.5-7b': (28, 3584, 28, 4, 128, 18944, 152064, False),
+}
+SYSTEM = 'Please reason step by step, and put your final answer within \\boxed{}.'
 
-def get_config(mode: str = 'decode'):
+
+def get_config(argument: str = 'decode'):
+  mode, _, shape = argument.partition(',')
   c = base.get_config()
   c.job = 'bench'
   c.bench = mode
   c.text.max_length = 1024
   c.sampling.max_tokens = 32 if mode == 'prefix_sharing' else 64
+  if mode in ('sample', 'mc'):
+    c.text.max_length = 4096
+    c.text.end = ''  # every continuation has max_tokens tokens
+    c.text.separator = '\n\n'
+    c.text.question_template = (
+      f'<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n'
+      '{question}<|im_end|>\n<|im_start|>assistant\n'
+    )
+  c.head.kind, c.head.n_outputs = 'linear', 2
+  c.train.batch_size = 8
+  c.optimizer.peak_lr = 1e-4
+  c.optimizer.schedule = 'constant'
+  c.optimizer.warmup_steps = 0
+  c.optimizer.b2 = 0.999
+  c.optimizer.weight_decay = 0.0
+  if shape:
+    _random_weights(c, SHAPES[shape])
   return c
+
+
+def _random_weights(c, shape):
+  m = c.model
+  (m.n_layers, m.d_model, m.n_heads, m.n_kv_heads, m.head_dim, m.d_ff) = shape[:6]
+  c.bench_vocab, m.tied_embeddings = shape[6:]
+  m.attention_bias = True
+  m.rope_theta = 1e6
+  m.compute_dtype = 'bfloat16'
+  m.query_block = 512
+  m.scan_layers = True
+  m.remat = 'dots'
+  if c.bench != 'train':
+    m.param_dtype = 'bfloat16'
+  c.bench_length = 2048 if c.bench == 'train' else 512
+  c.bench_pairs = 1
