@@ -104,7 +104,7 @@ def place(array: np.ndarray, sharding: Any = None) -> jax.Array:
 
 
 def flatten(params: Any) -> dict[str, Any]:
-  """{'decoder/layer_0/wq_DNH': leaf}, sorted by name; the leaves stay where they are."""
+  """{'decoder/layer_0/wq_DNH': leaf}, sorted by name; leaves stay where they are."""
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     flat[jax.tree_util.keystr(path, simple=True, separator='/')] = leaf
@@ -238,7 +238,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _bytes(array: np.ndarray) -> Any:
   """The memory of a contiguous array, uncopied."""
-  return memoryview(array.reshape(-1).view(np.uint8))
+  return array.reshape(-1).view(np.uint8).data
 
 
 def _fill(path: epath.Path, offset: int, out: memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,9 +69,8 @@ def _source(
 ) -> Source:
   place, *inner = path.split('/')
   stacked = weight.axes.startswith('L')
-  axes, shape = (weight.axes[1:], weight.shape[1:]) if stacked else (
-    weight.axes, weight.shape,
-  )  # fmt: skip
+  axes, shape = weight.axes[stacked:], weight.shape[stacked:]
+  names: tuple[str, ...]
   if place == 'head':
     names = (heads[path],)
   elif inner[0] == 'embed_VD':
@@ -83,18 +83,13 @@ def _source(
     count = weight.shape[0] if stacked else 1
     names = tuple(f'{prefix}layers.{first + i}.{own}' for i in range(count))
   if len(axes) == 1 or inner[-1].startswith('b'):  # norms and biases
-    size = 1
-    for n in shape:
-      size *= n
-    return Source(names, (size,), False, stacked)
+    return Source(names, (math.prod(shape),), False, stacked)
   if axes == 'VD':
     return Source(names, shape, False, stacked)
   # Attention's inputs are D; those of its output matrix are N and H together.
   cut = len(axes) - 1 if axes == 'NHD' else 1
-  rows = cols = 1
-  for i, n in enumerate(shape):
-    rows, cols = (rows * n, cols) if i < cut else (rows, cols * n)
-  return Source(names, (cols, rows), True, stacked)
+  public = (math.prod(shape[cut:]), math.prod(shape[:cut]))
+  return Source(names, public, True, stacked)
 
 
 def _in_layer(spec: ModelSpec, name: str) -> str:
@@ -125,9 +120,10 @@ def head_names(head: HeadSpec, found: Iterable[str] = ()) -> dict[str, str]:
   """
   held = set(found)
   if head.kind in ('lm', 'label_tokens'):
-    places = (VOCABULARY_HEAD, 'language_model.lm_head.weight',
-              'pretrained_model.lm_head.weight')  # fmt: skip
-    name = next((n for n in places if n in held), VOCABULARY_HEAD)
+    wrapped = (
+      f'{p}{VOCABULARY_HEAD}' for p in ('language_model.', 'pretrained_model.')
+    )
+    name = next((n for n in wrapped if n in held), VOCABULARY_HEAD)
     return {'head/lm_head_VD': name}
   first, last = 'score.0', 'score'
   if head.kind == 'mlp':

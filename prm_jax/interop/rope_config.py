@@ -46,6 +46,8 @@ def read(c: dict[str, Any], family: str, where: str) -> dict[str, Any]:
       f'{where}: rope_parameters differ between layers, which is not supported for '
       f'{family}.'
     )
+  if any(flat.get(key, value) != value for key, value in scaling.items()):
+    raise UserError(f'{where}: rope_scaling and rope_parameters contradict each other.')
   held = {**flat, **scaling}
   theta = held.get('rope_theta') or c['rope_theta'] or THETA
   return {
