@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from prm_jax.data import epoch_plan
+from prm_jax.data import assembly, epoch_plan
+from prm_jax.data import packing as packings
+from prm_jax.data.epoch_plan import EpochPlan
+from prm_jax.data.packing import Packing
 from prm_jax.data.token_cache import TokenCache
 from prm_jax.errors import UserError
 
-Arrays = dict[str, np.ndarray]
+Arrays = assembly.Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+  """What the batches of an epoch hold.
+
+  Attributes:
+    solutions, tokens: in them, without filler.
+    places: tokens that are computed, padding included.
+    batches: of an epoch.
+  """
+
+  solutions: int
+  tokens: int
+  places: int
+  batches: int
+
+  @property
+  def fill(self) -> float:
+    """Share of the computed tokens that are no padding."""
+    return self.tokens / self.places
+
+  def __str__(self) -> str:
+    return (
+      f'{self.batches:,} batches an epoch, {self.solutions / self.batches:.1f} '
+      f'solutions a batch, {1 - self.fill:.1%} padding'
+    )
 
 
 class Batches:
@@ -39,6 +70,17 @@ class Batches:
 
     token_mask [B, T] bool        the token belongs to the response, end token included
 
+  With `packing` a row of T tokens holds up to C solutions, one after the other, and B
+  is the number of such rows. What belongs to a solution has C after B (labels
+  [B, C, P], outcome [B, C], row_mask [B, C] and so on), and what belongs to a row is
+
+    tokens, token_mask [B, T]     the first token of a solution is never learned
+    segments [B, T] int32         1 + index in C of the token's solution, 0 for padding
+    step_positions [B, S] int32   where the row's steps are read, one after the other
+    step_index [B, C, P] int32    which of the S reads is this step, 0 for absent steps
+
+  `objectives.registry.evaluate` brings outputs and arrays back to [B x C, P].
+
   Args:
     cache: the rows.
     of: what is learned, 'steps' or 'tokens'.
@@ -46,12 +88,15 @@ class Batches:
     batch_size: of the global batch, all processes together.
     buckets: lengths to pad to; none means `epoch_plan.default_buckets`.
     source_weights: one a source of the cache; none means all 1.
+    packing: put several solutions into a row; `buckets` play no part then.
+    pack_lengths: T of packed rows; none takes the longest solution's.
     process_index, process_count: this process feeds the block `process_index` of
       `process_count` of every batch.
 
   Raises:
     UserError: the seed is negative, the batch size is not positive or does not
-      divide, the buckets do not hold every row, or the weights leave none.
+      divide, the buckets (or pack lengths) do not hold every row, or the weights leave
+      none.
   """
 
   def __init__(
@@ -63,27 +108,45 @@ class Batches:
     of: str = 'steps',
     buckets: Sequence[int] = (),
     source_weights: Sequence[float] = (),
+    packing: bool = False,
+    pack_lengths: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
   ):
     if seed < 0:
       raise UserError(f'seed={seed} must be 0 or above.')
     self.cache = cache
-    self._assemble = {'steps': assemble, 'tokens': assemble_tokens}[of]
     self.seed = seed
+    self._assemble: Callable[..., Arrays]
     self.batch_size = batch_size
     self.process = (process_index, process_count)
-    self.source_weights = tuple(source_weights) or (1.0,) * len(cache.sources)
-    n_rows = np.bincount(cache.source_index, minlength=len(cache.sources))
-    self.n_batches = epoch_plan.n_batches(
-      n_rows.tolist(), self.source_weights, batch_size
-    )
+    weights = tuple(source_weights) or (1.0,) * len(cache.sources)
+    self._sources: dict[str, Any] = {
+      'source_index': cache.source_index,
+      'source_weights': weights,
+    }
+    self._packing: Packing | None = None
+    if packing:
+      self._packing = packings.pack(
+        cache.lengths, cache.n_steps, pack_lengths=pack_lengths, **self._sources
+      )
+      self.n_batches = self._packing.n_batches(batch_size)
+      self.max_steps = dict(zip(self._packing.lengths, self._packing.n_reads))
+      make = {'steps': assembly.packed_steps, 'tokens': assembly.packed_tokens}[of]
+      most = epoch_plan.steps_per_bucket(
+        self._packing.lengths[-1:], cache.lengths, cache.n_steps
+      )[0]
+      self._assemble = functools.partial(make, n_steps=most)
+    else:
+      n_rows = np.bincount(cache.source_index, minlength=len(cache.sources))
+      self.n_batches = epoch_plan.n_batches(n_rows.tolist(), weights, batch_size)
+      self.buckets = epoch_plan.check_buckets(
+        buckets or epoch_plan.default_buckets(cache.lengths), cache.lengths
+      )
+      steps = epoch_plan.steps_per_bucket(self.buckets, cache.lengths, cache.n_steps)
+      self.max_steps = dict(zip(self.buckets, steps))
+      self._assemble = {'steps': assembly.steps, 'tokens': assembly.tokens}[of]
     epoch_plan.process_rows(np.zeros(batch_size), *self.process)
-    self.buckets = epoch_plan.check_buckets(
-      buckets or epoch_plan.default_buckets(cache.lengths), cache.lengths
-    )
-    steps = epoch_plan.steps_per_bucket(self.buckets, cache.lengths, cache.n_steps)
-    self.max_steps = dict(zip(self.buckets, steps))
     # Prefetching threads stand at most one epoch apart.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
@@ -93,12 +156,11 @@ class Batches:
   def __getitem__(self, step: int) -> Arrays:
     batch = self.rows(step)
     rows = epoch_plan.process_rows(batch.rows, *self.process)
-    n_steps = self.max_steps[batch.length]
-    return self._assemble(self.cache, rows, batch.length, n_steps)
+    return self._assemble(self.cache, rows, batch.length, self.max_steps[batch.length])
 
   @property
   def shapes(self) -> tuple[tuple[int, int], ...]:
-    """(T, P) of every bucket: the shapes that will be compiled."""
+    """(T, P) of every bucket, (T, S) packed: the shapes that will be compiled."""
     return tuple(self.max_steps.items())
 
   def position(self, step: int) -> tuple[int, int]:
@@ -110,10 +172,22 @@ class Batches:
     epoch, index = self.position(step)
     return self._plan(epoch)[index]
 
+  @functools.cached_property
+  def usage(self) -> Usage:
+    """What an epoch's batches hold; the first epoch's, where they differ."""
+    plan = self._plan(0)
+    there = plan.rows[plan.rows != epoch_plan.FILLER]
+    return Usage(
+      solutions=len(there),
+      tokens=int(self.cache.lengths[there].sum()),
+      places=int(plan.lengths.sum()) * self.batch_size,
+      batches=self.n_batches,
+    )
+
   def describe(self, step: int) -> str:
     """Names a batch for a person: its place and the ids of its rows."""
     epoch, index = self.position(step)
-    rows = [r for r in self.rows(step).rows.tolist() if r != epoch_plan.FILLER]
+    rows = [r for r in self.rows(step).rows.ravel().tolist() if r != epoch_plan.FILLER]
     names = ', '.join(self.cache.row_id(r) for r in rows)
     return f'batch {index} of epoch {epoch}: {names}'
 
@@ -134,73 +208,14 @@ class Batches:
     iterator.set_state({'next_index': start})
     return iterator
 
-  def _make_plan(self, epoch: int) -> epoch_plan.EpochPlan:
+  def _make_plan(self, epoch: int) -> EpochPlan:
+    lengths = self.cache.lengths
+    if self._packing is not None:
+      return packings.plan(
+        self._packing, self.seed, epoch, lengths, self.cache.n_steps,
+        batch_size=self.batch_size, **self._sources,
+      )  # fmt: skip
     return epoch_plan.plan(
-      self.seed,
-      epoch,
-      self.cache.lengths,
-      batch_size=self.batch_size,
-      buckets=self.buckets,
-      source_index=self.cache.source_index,
-      source_weights=self.source_weights,
-    )
-
-
-def assemble(cache: TokenCache, rows: np.ndarray, length: int, n_steps: int) -> Arrays:
-  """Padded arrays of the rows `rows` [B] (-1 for fillers): T = length, P = n_steps."""
-  there, held, shared = _of_rows(cache, rows)
-  token_at, is_token = _window(cache.offsets, held, there, length)
-  step_at, is_step = _window(cache.step_offsets, held, there, n_steps)
-  mask = is_step & cache.mask[step_at]
-  outcome_mask = there & cache.outcome_mask[held]
-  return {
-    'tokens': np.where(is_token, cache.tokens[token_at], np.int32(cache.pad_id)),
-    'step_positions': np.where(is_step, cache.step_positions[step_at], np.int32(0)),
-    'labels': np.where(mask, cache.labels[step_at], np.float32(0)),
-    'mask': mask,
-    'weights': np.where(is_step, cache.weights[step_at], np.float32(0)),
-    'steps_mask': is_step,
-    'outcome': np.where(outcome_mask, cache.outcome[held], np.float32(0)),
-    'outcome_mask': outcome_mask,
-    **shared,
-  }
-
-
-def assemble_tokens(
-  cache: TokenCache, rows: np.ndarray, length: int, n_steps: int = 0
-) -> Arrays:
-  """As `assemble`, what a policy learns from; the number of steps plays no part."""
-  there, held, shared = _of_rows(cache, rows)
-  token_at, is_token = _window(cache.offsets, held, there, length)
-  after_question = np.arange(length) >= cache.question_length[held][:, None]
-  return {
-    'tokens': np.where(is_token, cache.tokens[token_at], np.int32(cache.pad_id)),
-    'token_mask': is_token & after_question,
-    **shared,
-  }
-
-
-def _of_rows(
-  cache: TokenCache, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Arrays]:
-  """Which rows are no fillers, the rows with 0 for fillers, and what every row has."""
-  there = rows != epoch_plan.FILLER
-  held = np.where(there, rows, 0)
-  shared = {
-    'row_mask': there,
-    'problem_index': np.where(there, cache.problem_index[held], np.int32(0)),
-    'problem_weight': np.where(there, cache.problem_weight[held], np.float32(0)),
-    'source_index': np.where(there, cache.source_index[held], np.int32(0)),
-  }
-  return there, held, shared
-
-
-def _window(
-  offsets: np.ndarray, rows: np.ndarray, there: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Indices [B, width] into a ragged array, and which of them lie in their row."""
-  start = offsets[rows]
-  size = np.where(there, offsets[rows + 1] - start, 0)
-  column = np.arange(width)
-  inside = column[None, :] < size[:, None]
-  return np.where(inside, start[:, None] + column[None, :], 0), inside
+      self.seed, epoch, lengths,
+      batch_size=self.batch_size, buckets=self.buckets, **self._sources,
+    )  # fmt: skip

@@ -27,7 +27,9 @@ FILLER = -1
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """One global batch: `rows` [B] int64, -1 for filler rows; `length` is its bucket."""
+  """One global batch: `rows` [B] int64, -1 for filler rows; `length` is its bucket.
+
+  Packed, `rows` is [B, C]: the solutions of each token row (`packing`)."""
 
   rows: np.ndarray
   length: int
@@ -38,7 +40,7 @@ class EpochPlan:
   """Batches of one epoch, in order.
 
   Attributes:
-    rows: [n_batches, B] int64, -1 for filler rows.
+    rows: [n_batches, B] int64, -1 for filler rows; [n_batches, B, C] packed.
     lengths: [n_batches] int64, bucket of each.
   """
 
@@ -124,6 +126,11 @@ def n_batches(
   return -(-total // batch_size)
 
 
+def generator(seed: int, epoch: int) -> np.random.Generator:
+  """The random numbers of an epoch."""
+  return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+
+
 def plan(
   seed: int,
   epoch: int,
@@ -144,7 +151,7 @@ def plan(
     source_index: [R] into `source_weights`; all 0 if absent.
     source_weights: one a source.
   """
-  rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+  rng = generator(seed, epoch)
   if source_index is None:
     source_index = np.zeros(len(lengths), np.int32)
   drawn = []

@@ -25,16 +25,35 @@ class View(NamedTuple):
   Attributes:
     window: 0, a window length, or a traced scalar in scanned mixed layers.
     turn: rotation of the T positions.
+    segments: int32 [B, T], which text of a packed row a token belongs to; None
+      where a row is one text.
   """
 
   window: int | jax.Array
   turn: rope.Rotation
+  segments: jax.Array | None = None
 
 
-def view_of(spec: ModelSpec, positions: jax.Array, windowed: bool) -> View:
+def view_of(
+  spec: ModelSpec,
+  positions: jax.Array,
+  windowed: bool,
+  segments: jax.Array | None = None,
+) -> View:
   """The view of one kind of layer on `positions`, int32 [T] or [B, T]."""
   window = spec.window if windowed else 0
-  return View(window, rope.rotation(spec, positions, windowed))
+  return View(window, rope.rotation(spec, positions, windowed), segments)
+
+
+def packed_positions(segments: jax.Array) -> jax.Array:
+  """Positions that start anew with each segment: int32 [B, T] -> int32 [B, T].
+
+  >>> packed_positions(jnp.array([[1, 1, 1, 2, 2, 0]])).tolist()
+  [[0, 1, 2, 0, 1, 0]]
+  """
+  index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+  begins = jnp.diff(segments, axis=1, prepend=-1) != 0
+  return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
 def layer(
@@ -52,8 +71,8 @@ def layer(
     spec: the model.
     w: the layer's weights.
     x: [B, T, D] in the compute dtype.
-    positions: int32 [T].
-    view: window and rotation of this layer.
+    positions: int32 [T]; or [B, T] in packed rows.
+    view: window, rotation and segments of this layer.
     constrain: `f(x, letters)` that pins the layout of activations over a mesh.
     step_positions: int32 [B, P], or None for all positions.
 
@@ -65,16 +84,23 @@ def layer(
   k, v = constrain(k, 'BKTH'), constrain(v, 'BKTH')
   if step_positions is None:
     q = constrain(attention.queries(spec, w, h, view.turn), 'BNTH')
-    mixed = attention.causal(spec, q, k, v, positions, view.window)
+    mixed = attention.causal(spec, q, k, v, positions, view.window, view.segments)
   else:
     x = layers.take_positions(x, step_positions)
     h = layers.take_positions(h, step_positions)
     q = attention.queries(spec, w, h, view.turn.take(step_positions))
     q = constrain(q, 'BNPH')
     mixed = attention.attend(
-      spec, q, k, v, positions[step_positions], positions, view.window
-    )
+      spec, q, k, v, _take(positions, step_positions), positions, view.window,
+      None if view.segments is None else _take(view.segments, step_positions),
+      view.segments,
+    )  # fmt: skip
   return after_attention(spec, w, x, mixed, constrain)
+
+
+def _take(x: jax.Array, index: jax.Array) -> jax.Array:
+  """x [T] or [B, T] at `index` [B, P] -> [B, P]."""
+  return x[index] if x.ndim == 1 else jnp.take_along_axis(x, index, axis=1)
 
 
 def after_attention(
@@ -116,11 +142,11 @@ def _remat(spec: ModelSpec, f: Callable) -> Callable:
   return jax.checkpoint(f, policy=policy, prevent_cse=not spec.scan_layers)
 
 
-def _scan(spec, stacked, x, positions, constrain):
+def _scan(spec, stacked, x, positions, segments, constrain):
   n = spec.n_layers - 1
   flags = [spec.is_windowed(i) for i in range(n)]
   if len(set(flags)) == 1:
-    view = view_of(spec, positions, flags[0])
+    view = view_of(spec, positions, flags[0], segments)
 
     def one(x, w):
       return layer(spec, w, x, positions, view, constrain), None
@@ -133,7 +159,7 @@ def _scan(spec, stacked, x, positions, constrain):
   def mixed(x, inputs):
     w, flag = inputs
     turn = jax.tree.map(lambda a, b: jnp.where(flag, a, b), near_turn, far_turn)
-    view = View(jnp.where(flag, spec.window, far), turn)
+    view = View(jnp.where(flag, spec.window, far), turn, segments)
     return layer(spec, w, x, positions, view, constrain), None
 
   return jax.lax.scan(_remat(spec, mixed), x, (stacked, jnp.array(flags)))[0]
@@ -151,6 +177,7 @@ def forward(
   tokens: jax.Array,
   step_positions: jax.Array | None = None,
   *,
+  segments: jax.Array | None = None,
   constrain: layers.Constrain = layers.unconstrained,
 ) -> jax.Array:
   """Hidden states after the final norm.
@@ -161,18 +188,22 @@ def forward(
     tokens: int32 [B, T]. Attention is causal, so padding after the text needs no
       mask: it changes nothing before it.
     step_positions: int32 [B, P] where the states are wanted; None for all.
+    segments: int32 [B, T] in rows that hold several texts one after the other: a
+      token sees those of its own segment only, and positions start anew with it.
     constrain: `f(x, letters)` that pins the layout of activations over a mesh.
 
   Returns:
     [B, P, D] or [B, T, D] in the compute dtype.
   """
   positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  if segments is not None:
+    positions = packed_positions(segments)
   x = constrain(embed(spec, params['embed_VD'], tokens), 'BTD')
   last = spec.n_layers - 1
   if spec.scan_layers and last > 0:
-    x = _scan(spec, params['layers'], x, positions, constrain)
+    x = _scan(spec, params['layers'], x, positions, segments, constrain)
   for i in range(0 if not spec.scan_layers else last, spec.n_layers):
-    view = view_of(spec, positions, spec.is_windowed(i))
+    view = view_of(spec, positions, spec.is_windowed(i), segments)
     at = step_positions if i == last else None
 
     def one(w, x, view=view, at=at):
@@ -195,7 +226,13 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: jax.Array, step_positions: jax.Array | None = None
+    self,
+    tokens: jax.Array,
+    step_positions: jax.Array | None = None,
+    segments: jax.Array | None = None,
   ) -> jax.Array:
     params = weights.materialize(self, weights.decoder(self.spec))
-    return forward(self.spec, params, tokens, step_positions, constrain=self.constrain)
+    return forward(
+      self.spec, params, tokens, step_positions,
+      segments=segments, constrain=self.constrain,
+    )  # fmt: skip

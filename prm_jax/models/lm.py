@@ -26,11 +26,12 @@ class PolicyModel(nn.Module):
   constrain: layers.Constrain = layers.unconstrained
 
   @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:
-    """int32 [B, T] -> float32 [B, T, V]; row t predicts token t + 1."""
+  def __call__(self, tokens: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """int32 [B, T] -> float32 [B, T, V]; row t predicts token t + 1. For `segments`
+    see `decoder.forward`."""
     params = weights.materialize(self, weights.declare(self.spec, HEAD))
     hidden = decoder.forward(
-      self.spec, params['decoder'], tokens, constrain=self.constrain
+      self.spec, params['decoder'], tokens, segments=segments, constrain=self.constrain
     )
     return heads.read(self.spec, HEAD, params, hidden)
 
@@ -45,8 +46,9 @@ def apply(
   params: Params,
   tokens: jax.Array,
   *,
+  segments: jax.Array | None = None,
   constrain: layers.Constrain = layers.unconstrained,
 ) -> jax.Array:
   """`PolicyModel` as a function: int32 [B, T] -> float32 logits [B, T, V]."""
-  logits = PolicyModel(spec, constrain).apply({'params': params}, tokens)
+  logits = PolicyModel(spec, constrain).apply({'params': params}, tokens, segments)
   return cast(jax.Array, logits)

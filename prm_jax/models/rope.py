@@ -29,8 +29,12 @@ class Rotation(NamedTuple):
   sin: jax.Array
 
   def take(self, index: jax.Array) -> Rotation:
-    """The rotation [B, P, H/2] at `index` [B, P] of a rotation [T, H/2]."""
-    return Rotation(self.cos[index], self.sin[index])
+    """The rotation [B, P, H/2] at `index` [B, P] of a rotation [T, H/2] or
+    [B, T, H/2]."""
+    if self.cos.ndim == 2:
+      return Rotation(self.cos[index], self.sin[index])
+    at = lambda x: jnp.take_along_axis(x, index[..., None], axis=1)
+    return Rotation(at(self.cos), at(self.sin))
 
 
 def frequencies(head_dim: int, theta: float, scaling: tuple) -> np.ndarray:

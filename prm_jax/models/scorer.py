@@ -27,7 +27,11 @@ class ScoringModel(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: jax.Array, step_positions: jax.Array, train: bool = False
+    self,
+    tokens: jax.Array,
+    step_positions: jax.Array,
+    train: bool = False,
+    segments: jax.Array | None = None,
   ) -> jax.Array:
     """Scores steps.
 
@@ -36,6 +40,7 @@ class ScoringModel(nn.Module):
       step_positions: int32 [B, P], index of the token at which a step is read; 0
         for steps that a row does not have (mask their outputs).
       train: apply dropout, with the random stream 'dropout'.
+      segments: int32 [B, T], see `decoder.forward`.
 
     Returns:
       float32 [B, P] for a scalar head, [B, P, Q] for the others.
@@ -44,8 +49,9 @@ class ScoringModel(nn.Module):
     use_dropout = train and self.head.dropout > 0
     key = self.make_rng('dropout') if use_dropout else None
     hidden = decoder.forward(
-      self.spec, params['decoder'], tokens, step_positions, constrain=self.constrain
-    )
+      self.spec, params['decoder'], tokens, step_positions,
+      segments=segments, constrain=self.constrain,
+    )  # fmt: skip
     return heads.read(self.spec, self.head, params, hidden, key)
 
 
@@ -62,6 +68,7 @@ def apply(
   step_positions: jax.Array,
   *,
   key: jax.Array | None = None,
+  segments: jax.Array | None = None,
   constrain: layers.Constrain = layers.unconstrained,
 ) -> jax.Array:
   """`ScoringModel` as a function; a `key` means training (dropout).
@@ -71,6 +78,6 @@ def apply(
   """
   rngs = None if key is None else {'dropout': key}
   outputs = ScoringModel(spec, head, constrain).apply(
-    {'params': params}, tokens, step_positions, train=key is not None, rngs=rngs
+    {'params': params}, tokens, step_positions, key is not None, segments, rngs=rngs
   )
   return cast(jax.Array, outputs)

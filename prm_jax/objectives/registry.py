@@ -18,7 +18,15 @@ import jax.numpy as jnp
 
 from prm_jax import step_values
 from prm_jax.errors import UserError
-from prm_jax.objectives import outcome, pointwise, ranking, temporal, tokens, units
+from prm_jax.objectives import (
+  outcome,
+  packed,
+  pointwise,
+  ranking,
+  temporal,
+  tokens,
+  units,
+)
 from prm_jax.specs import HeadSpec
 
 
@@ -195,7 +203,8 @@ def evaluate(
       absent), or 'tokens' and 'token_mask' [B, T] for a policy; 'row_mask' [B] (False
       at rows that fill up a batch, which then count nowhere), 'problem_weight' [B]
       (for unit 'problem'), and the objective's own `arrays`. Other entries are not
-      looked at.
+      looked at. With 'segments' it is a batch of packed rows (`objectives.packed`),
+      and `outputs` are [B, S], [B, S, Q] or [B, T, V].
     unit: of weight; the objective's own if None.
     **hyperparameters: the objective's, by name.
 
@@ -211,6 +220,8 @@ def evaluate(
   check_hyperparameters(objective, hyperparameters)
   if objective.trains_policy:
     return _of_tokens(objective, outputs, batch, unit or objective.unit)
+  if 'segments' in batch:
+    outputs, batch = packed.solutions(outputs, batch)
   n_outputs = 1 if jnp.ndim(outputs) == 2 else outputs.shape[-1]
   if n_outputs not in objective.outputs:
     raise ValueError(
@@ -245,6 +256,10 @@ def _of_tokens(
   batch: Mapping[str, jax.Array],
   unit: str,
 ) -> units.LossAndWeight:
+  if 'segments' in batch:
+    tokens.check_unit(unit)
+    mask, shares = packed.token_shares(batch, unit)
+    return objective.fn(logits, batch['tokens'], mask, shares, unit='token')
   mask = jnp.asarray(batch['token_mask']).astype(bool)
   if 'row_mask' in batch:
     mask &= jnp.asarray(batch['row_mask']).astype(bool)[:, None]

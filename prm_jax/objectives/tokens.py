@@ -52,14 +52,23 @@ def next_token(
     UserError: the unit is unknown.
     ValueError: shapes do not fit.
   """
-  if unit not in UNITS:
-    raise UserError(
-      f'unit {unit!r} is unknown to next_token; choose one of {", ".join(UNITS)}.'
-    )
+  check_unit(unit)
   losses, mask = token_losses(logits, tokens, token_mask)
   w = jnp.ones_like(losses) if weights is None else masking.as_float(weights)[:, 1:]
   w = masking.guard(w, mask)
   return units.total(losses, w, 'step' if unit == 'token' else unit, problem_weight)
+
+
+def check_unit(unit: str) -> None:
+  """Refuses a unit that `next_token` does not know.
+
+  Raises:
+    UserError: it does not.
+  """
+  if unit not in UNITS:
+    raise UserError(
+      f'unit {unit!r} is unknown to next_token; choose one of {", ".join(UNITS)}.'
+    )
 
 
 def token_losses(

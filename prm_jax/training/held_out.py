@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prm_jax.data import batches, epoch_plan
+from prm_jax.data import assembly, epoch_plan
 from prm_jax.data.token_cache import TokenCache
 from prm_jax.models import lm
 from prm_jax.objectives import token_losses
@@ -61,7 +61,7 @@ class HeldOut:
     for start in range(0, self.cache.n_rows, self._batch):
       rows = np.arange(start, start + self._batch)
       rows[rows >= self.cache.n_rows] = epoch_plan.FILLER
-      batch = batches.assemble_tokens(self.cache, rows, self._length)
+      batch = assembly.tokens(self.cache, rows, self._length)
       found = self._sums(params, batch['tokens'], batch['token_mask'])
       parts.append(np.asarray(found, np.float64)[:, rows != epoch_plan.FILLER])
     return Predicted(*np.concatenate(parts, axis=1))
