@@ -131,8 +131,21 @@ def get_config() -> ConfigDict:
   model.param_dtype = 'float32'
   model.compute_dtype = 'float32'
   model.query_block = 128
-  model.init_from = ''  # decoder of a trained policy or scorer to start from (its
-  #   workdir); the head is new, the keys above must be that model's
+  model.init_from = ''  # model to start from: a checkpoint's folder (config.json and
+  #   safetensors), hf:OWNER/NAME@REVISION, or a train run's workdir. The head is new
+  #   (a policy keeps lm_head); tokenizer and network are that model's: leave the keys
+  #   above as they are, but for scan_layers, remat, the dtypes and how attention runs
+  model.freeze = ''  # what of it is not trained, with commas: decoder, embeddings,
+  #   layers, layers:0-11, lm_head, or patterns of paths such as '*norm*'; '' with LoRA
+  #   is decoder and lm_head, else nothing
+  model.frozen_dtype = ''  # in which that is stored; '' is param_dtype
+
+  # Low-rank updates of frozen matrices (LoraSpec), merged on export.
+  c.lora = lora = ConfigDict()
+  lora.rank = 0  # 0 for none
+  lora.alpha = 16.0  # the update is multiplied by alpha / rank
+  lora.dropout = 0.0
+  lora.targets = ('wq', 'wv')  # of wq, wk, wv, wo, wgate, wup, wdown; patterns too
 
   # What is read at a step (HeadSpec).
   c.head = head = ConfigDict()
@@ -173,7 +186,8 @@ def get_config() -> ConfigDict:
   optimizer.weight_decay = 0.1
   optimizer.no_decay = ()
   optimizer.clip_norm = 1.0
-  optimizer.moments_dtype = 'float32'
+  optimizer.moments_dtype = 'float32'  # of Adam's first moment; or bfloat16
+  optimizer.second_moment_dtype = 'float32'  # bfloat16 only with b2 up to 0.99
 
   c.train = train = ConfigDict()
   train.steps = 1000

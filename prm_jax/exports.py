@@ -24,7 +24,7 @@ from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.models import lm, weights
-from prm_jax.specs import ModelSpec, PolicySpec, ScorerSpec
+from prm_jax.specs import PolicySpec, ScorerSpec
 
 SPEC = 'spec.json'
 WEIGHTS = 'model.safetensors'
@@ -84,44 +84,6 @@ def load_policy(
     UserError: no policy is there, or it is damaged, incomplete or inconsistent.
   """
   return _load(directory, PolicySpec, shardings)
-
-
-def load_decoder(
-  directory: str | os.PathLike[str], model: ModelSpec, tokenizer: Tokenizer
-) -> tuple[dict[str, Any], str]:
-  """The decoder of an exported scorer or policy, for a model that starts from it.
-
-  Args:
-    directory: the folder.
-    model: the new model. It must have the weights of the old one; what moves no
-      weight (dtypes, rematerialization, scanned or unrolled layers) may differ.
-    tokenizer: of the new model; it must give the same ids.
-
-  Returns:
-    Weights of the decoder as numpy arrays, in the layout of `model`, and the hash of
-    the model they come from.
-
-  Raises:
-    UserError: nothing sound is there, or shapes or tokenizer differ.
-  """
-  folder = epath.Path(os.path.abspath(os.fspath(directory)))
-  about = jsonl.parse_object(jsonl.read_bytes(folder / SPEC), str(folder / SPEC))
-  is_policy = about.get('kind') == KINDS[PolicySpec]
-  spec, params, theirs = load_policy(folder) if is_policy else load_scorer(folder)
-  if theirs.fingerprint != tokenizer.fingerprint:
-    raise UserError(
-      f'{folder}: its tokenizer is not the one of the config; start from it with '
-      'the same tokenizer.'
-    )
-  for f in dataclasses.fields(ModelSpec):
-    old, new = getattr(spec.model, f.name), getattr(model, f.name)
-    if old != new and f.name not in FREE:
-      raise UserError(
-        f'{folder}: its model has {f.name}={old!r}, the config model.{f.name}={new!r}; '
-        'a model that starts from it must have the same.'
-      )
-  alike = weights.stack_layers if model.scan_layers else weights.unstack_layers
-  return alike(params)['decoder'], about['model_hash']
 
 
 def _save(

@@ -49,7 +49,27 @@ def load_decoder(
   """
   declared = {'decoder': weights.decoder(spec)}
   places = None if shardings is None else {'decoder': shardings}
-  return _load(ckpt, spec, declared, {}, places)['decoder']
+  return load_part(ckpt, spec, declared, places)['decoder']
+
+
+def load_part(
+  ckpt: Checkpoint, spec: ModelSpec, wanted: dict[str, Any], shardings: Any = None
+) -> dict[str, Any]:
+  """Some weights of decoder and vocabulary head, each in a dtype of its own.
+
+  Args:
+    wanted: tree of `Weight`, a part of `weights.declare(spec, HeadSpec('lm'))`.
+    shardings: tree of shardings like it.
+
+  Raises:
+    UserError: as `load_decoder`; tensors that are not wanted are checked too.
+  """
+  declared = {'decoder': weights.decoder(spec)}
+  heads = names.head_names(HeadSpec('lm'), ckpt.names)
+  if wanted.get('head'):
+    declared = weights.declare(spec, HeadSpec('lm'))
+  _check(ckpt, _wanted(ckpt, spec, declared, heads))
+  return _load(ckpt, spec, wanted, heads, shardings)
 
 
 def load(
@@ -72,6 +92,7 @@ def load(
   of_head = names.head_names(head, ckpt.names)
   if vocabulary and spec.tied_embeddings:
     _check_tied(ckpt, of_head['head/lm_head_VD'])
+  _check(ckpt, _wanted(ckpt, spec, declared, of_head))
   return _load(ckpt, spec, declared, of_head, shardings)
 
 
@@ -122,7 +143,6 @@ def _load(
   shardings: Any,
 ) -> dict[str, Any]:
   wanted = _wanted(ckpt, spec, declared, heads)
-  _check(ckpt, wanted)
   places = {} if shardings is None else tensors.flatten(shardings)
   flat = {}
   for path, weight in weights.flatten(declared):

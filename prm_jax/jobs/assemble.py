@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +15,9 @@ from prm_jax.errors import UserError
 from prm_jax.formats import step_format, text_format, tokenizers
 from prm_jax.formats.label_policy import ImportOptions
 from prm_jax.formats.tokenizers import Tokenizer
+from prm_jax.interop import hub
 from prm_jax.jobs.configuration import build
+from prm_jax.models.lora import LoraSpec
 from prm_jax.objectives import Objective
 from prm_jax.records import Trajectory
 from prm_jax.specs import (
@@ -25,9 +28,16 @@ from prm_jax.specs import (
   StepFormat,
   TextFormat,
 )
+from prm_jax.training import parts
+from prm_jax.training import start as starts
 from prm_jax.training.optimizer import OptimizerConfig
+from prm_jax.training.parts import Parts
+from prm_jax.training.start import Start
 from prm_jax.worlds import arithmetic
 from prm_jax.worlds.arithmetic import WorldConfig
+
+# Keys of config.model that are not the network's.
+STARTING = ('init_from', 'freeze', 'frozen_dtype')
 
 
 def world(config: ConfigDict) -> WorldConfig:
@@ -43,10 +53,63 @@ def options(config: ConfigDict) -> ImportOptions:
   return build(ImportOptions, config.imports)
 
 
+@functools.lru_cache
+def _fetched(name: str) -> str:
+  """The folder of a model of the Hub, which is asked for once a process."""
+  return hub.resolve(name)
+
+
+def start(config: ConfigDict) -> Start | None:
+  """The model that training starts from (`model.init_from`), None for a new one.
+
+  Only headers are read; weights when they are asked for.
+
+  Raises:
+    UserError: no model is there, or it is not supported.
+  """
+  name = config.model.init_from
+  if not name:
+    return None
+  free = {key: config.model[key] for key in exports.FREE}
+  folder = _fetched(name) if hub.is_name(name) else files.model_folder(name)
+  return starts.find(folder, free)
+
+
+def base_tokenizer(config: ConfigDict) -> Tokenizer:
+  """The tokenizer before tokens are added: the config's, or that of the model which
+  training starts from.
+
+  Raises:
+    UserError: the config names another one than that model's, or there is none.
+  """
+  found = start(config)
+  if found is None:
+    return tokenizers.load(config.tokenizer)
+  theirs = found.tokenizer()
+  if config.tokenizer == 'bytes' and theirs is not None:
+    return theirs
+  if config.tokenizer == 'bytes':
+    raise UserError(
+      f'{found.folder}: no tokenizer there; name it in config key tokenizer.'
+    )
+  named = tokenizers.load(config.tokenizer)
+  if theirs is not None:
+    ours, added = (_with_special(config, t).fingerprint for t in (named, theirs))
+    if ours != added:
+      raise UserError(
+        f'{found.folder}: its tokenizer is not the one of the config '
+        f'({config.tokenizer}); leave config key tokenizer as it is.'
+      )
+  return named
+
+
 def tokenizer(config: ConfigDict) -> Tokenizer:
   """The tokenizer of the config, with the token that it is used with added if it lacks
   it: the marker of a scorer, the end of a policy's response."""
-  found = tokenizers.load(config.tokenizer)
+  return _with_special(config, base_tokenizer(config))
+
+
+def _with_special(config: ConfigDict, found: Tokenizer) -> Tokenizer:
   trains_policy = objectives.get(config.objective.name).trains_policy
   special = config.text.end if trains_policy else config.format.marker
   if special and found.token_id(special) is None and hasattr(found, 'with_specials'):
@@ -72,23 +135,51 @@ def objective(config: ConfigDict) -> tuple[Objective, dict[str, Any]]:
 
 
 def network(config: ConfigDict, words: Tokenizer) -> ModelSpec:
-  """The decoder of the config, over the ids of its tokenizer."""
-  held = {k: v for k, v in config.model.items() if k != 'init_from'}
-  return build(ModelSpec, held, vocab_size=words.vocab_size)
-
-
-def decoder(
-  config: ConfigDict, model: ModelSpec, words: Tokenizer
-) -> tuple[dict[str, Any], str] | None:
-  """Weights that training starts from and the hash of their model; None for new ones.
+  """The decoder of the config over the ids of its tokenizer; or that of the model which
+  training starts from, with rows for added tokens.
 
   Raises:
-    UserError: `model.init_from` holds no sound model, or another one than the config's.
+    UserError: a key differs from that model's and is not free (`exports.FREE`).
   """
-  path = config.model.init_from
-  if not path:
-    return None
-  return exports.load_decoder(files.model_folder(path), model, words)
+  held = {k: v for k, v in config.model.items() if k not in STARTING}
+  found = start(config)
+  if found is None:
+    return build(ModelSpec, held, vocab_size=words.vocab_size)
+  defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec)}
+  for key, value in held.items():
+    value = tuple(value) if isinstance(value, (list, tuple)) else value
+    theirs = getattr(found.model, key)
+    if key not in exports.FREE and value not in (defaults[key], theirs):
+      raise UserError(
+        f'{found.folder}: its model has {key}={theirs!r}, the config model.{key}='
+        f'{value!r}; leave the key as it is in configs/base.py.'
+      )
+  rows = starts.vocabulary(found, base_tokenizer(config), words.vocab_size)
+  return dataclasses.replace(found.model, vocab_size=rows)
+
+
+def divided(config: ConfigDict, declared: dict[str, Any]) -> Parts:
+  """Which of the declared weights are trained, frozen, adapted.
+
+  Raises:
+    UserError: `model.freeze` or `lora` do not fit the model, or there is none to start
+      from.
+  """
+  section = config.model
+  update = build(LoraSpec, config.lora)
+  if not section.init_from and (section.freeze or update.rank):
+    key = 'model.freeze' if section.freeze else 'lora.rank'
+    raise UserError(
+      f'{key} is set, but model.init_from is empty: new weights that are not trained '
+      'are noise; name the model to start from.'
+    )
+  return parts.split(
+    declared,
+    freeze=section.freeze,
+    frozen_dtype=section.frozen_dtype,
+    update=update,
+    dtype=section.param_dtype,
+  )
 
 
 def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
@@ -110,7 +201,7 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
     step_value=chosen.step_value,
     kind=chosen.kind,
     reduction=config.evaluate.reduction or chosen.reduction,
-    tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
+    tokenizer=_name(words),
     objective=chosen.name,
     label=config.data.label,
   )
@@ -135,8 +226,13 @@ def policy_spec(config: ConfigDict, words: Tokenizer) -> PolicySpec:
   return PolicySpec(
     model=network(config, words),
     text_format=fmt,
-    tokenizer='bytes' if config.tokenizer == 'bytes' else tokenizers.FILE,
+    tokenizer=_name(words),
   )
+
+
+def _name(words: Tokenizer) -> str:
+  built_in = isinstance(words, tokenizers.ByteTokenizer)
+  return 'bytes' if built_in else tokenizers.FILE
 
 
 def optimizer(config: ConfigDict) -> OptimizerConfig:

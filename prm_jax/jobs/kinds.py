@@ -41,6 +41,7 @@ class Kind(Protocol):
     folder: where in the workdir the trained model goes.
     learns: what a batch holds (`Batches`): 'steps' or 'tokens'.
     model, head: the network.
+    words: its tokenizer.
     has_validation: whether there are rows to validate on.
   """
 
@@ -48,6 +49,7 @@ class Kind(Protocol):
   learns: str
   model: ModelSpec
   head: HeadSpec
+  words: Tokenizer
   has_validation: bool
 
   def load(self, cache_dir: epath.Path) -> TrainingData:

@@ -42,8 +42,10 @@ class OptimizerConfig:
     no_decay: a parameter whose path contains one of these is not decayed;
       vectors (norms, biases) never are.
     clip_norm: gradients are scaled down to this global norm; 0 never clips.
-    moments_dtype: dtype of Adam's first moment; the second is always float32,
-      because bfloat16 cannot hold a running mean with b2 near 1.
+    moments_dtype: dtype in which Adam's first moment is stored.
+    second_moment_dtype: and the second. float32 unless memory is short: bfloat16
+      keeps 8 bits, so that an update which moves the mean by less than 1/512 of it is
+      lost; with b2 above 0.99 nearly all are, and that is refused.
   """
 
   peak_lr: float = 1e-3
@@ -59,6 +61,13 @@ class OptimizerConfig:
   no_decay: tuple[str, ...] = ()
   clip_norm: float = 1.0
   moments_dtype: str = 'float32'
+  second_moment_dtype: str = 'float32'
+
+  @property
+  def moment_bytes(self) -> int:
+    """Bytes that the two moments of one parameter take."""
+    dtypes = (self.moments_dtype, self.second_moment_dtype)
+    return sum(jnp.dtype(d).itemsize for d in dtypes)
 
 
 class RateState(NamedTuple):
@@ -115,13 +124,18 @@ def _adam_in_float32(config: OptimizerConfig) -> optax.GradientTransformation:
   adam = optax.scale_by_adam(
     b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.moments_dtype
   )
-  wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  cast = lambda tree, dtype: jax.tree.map(lambda x: x.astype(dtype), tree)
+  wide = lambda tree: cast(tree, jnp.float32)
+  stored = lambda state: state._replace(nu=cast(state.nu, config.second_moment_dtype))
 
   def update(updates, state, params=None):
     del params
-    return adam.update(wide(updates), state)
+    updates, new = adam.update(wide(updates), state._replace(nu=wide(state.nu)))
+    return updates, stored(new)
 
-  return optax.GradientTransformation(lambda params: adam.init(wide(params)), update)
+  return optax.GradientTransformation(
+    lambda params: stored(adam.init(wide(params))), update
+  )
 
 
 def is_decayed(path: str, no_decay: tuple[str, ...] = ()) -> bool:
@@ -172,10 +186,13 @@ def _check(config: OptimizerConfig) -> None:
       )
 
   need(config.schedule in SCHEDULES, 'schedule', f'one of {", ".join(SCHEDULES)}')
+  for field in ('moments_dtype', 'second_moment_dtype'):
+    known = getattr(config, field) in MOMENT_DTYPES
+    need(known, field, f'one of {", ".join(MOMENT_DTYPES)}')
   need(
-    config.moments_dtype in MOMENT_DTYPES,
-    'moments_dtype',
-    f'one of {", ".join(MOMENT_DTYPES)}',
+    config.second_moment_dtype == 'float32' or config.b2 <= 0.99,
+    'second_moment_dtype',
+    'float32 where b2 is above 0.99',
   )
   need(0 < config.peak_lr < math.inf, 'peak_lr', 'a positive number')
   need(config.horizon >= 1, 'horizon', 'at least 1')

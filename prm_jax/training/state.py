@@ -20,13 +20,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 class TrainState:
   """Attributes:
   step: int32 scalar, steps taken; the next batch is number `step`.
-  params: tree of parameters.
+  params: tree of parameters that are trained.
   opt_state: optax state.
+  frozen: tree of parameters that stay as they are, or None. The step returns it as it
+    is (donated, so nothing is copied); checkpoints do not hold it.
   """
 
   step: Any
   params: Any
   opt_state: Any
+  frozen: Any = None
 
 
 def init(
@@ -91,5 +94,17 @@ def init_sharded(
 
   The numbers do not depend on the mesh.
   """
-  build = jax.jit(lambda key: init(init_params, tx, key), out_shardings=state_shardings)
-  return build(key)
+  build = jax.jit(init_params, out_shardings=state_shardings.params)
+  return start(build(key), tx, state_shardings)
+
+
+def start(
+  params: Any, tx: optax.GradientTransformation, state_shardings: TrainState
+) -> TrainState:
+  """State at step 0 of parameters that lie where they will live; so will the rest."""
+  begin = jax.jit(
+    lambda params: (jnp.zeros([], jnp.int32), tx.init(params)),
+    out_shardings=(state_shardings.step, state_shardings.opt_state),
+  )
+  zero, moments = begin(params)
+  return TrainState(zero, params, moments)
