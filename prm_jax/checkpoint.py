@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 
 import jax
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from prm_jax import jsonl
 from prm_jax.errors import UserError
+from prm_jax.parallel import distributed
 
 COMMIT = 'commit.json'
 EXTRA = 'extra.json'
@@ -117,15 +117,21 @@ class Checkpointer:
     self._saved_at = clock()
     self._damaged: set[int] = set()
 
-  def due(self, step: int) -> bool:
-    """Whether the policy asks for a save after `step` steps; all processes agree."""
-    every, seconds = self.policy.every_steps, self.policy.every_seconds
-    if every and step % every == 0:
-      return True
-    late = bool(seconds) and self._clock() - self._saved_at >= seconds
-    if jax.process_count() > 1:
-      late = bool(multihost_utils.broadcast_one_to_all(late))
-    return late
+  def late(self) -> bool:
+    """Whether more time has passed since the last save than the policy allows, by
+    this process's clock."""
+    seconds = self.policy.every_seconds
+    return bool(seconds) and self._clock() - self._saved_at >= seconds
+
+  def due(self, step: int, late: bool | None = None) -> bool:
+    """Whether the policy asks for a save after `step` steps.
+
+    Args:
+      step: steps taken.
+      late: what processes agreed on about `late()`; None asks this one's clock.
+    """
+    every = self.policy.every_steps
+    return bool(every and step % every == 0) or (self.late() if late is None else late)
 
   def steps(self) -> list[int]:
     """Steps of the finished states, ascending."""
@@ -143,7 +149,8 @@ class Checkpointer:
     Raises:
       UserError: the place cannot take it (disk full); older states are intact.
     """
-    if step not in self.steps() or step in self._damaged:
+    there = distributed.share(self.steps())
+    if step not in there or step in self._damaged:
       _write(self.directory, step, state, extra or {}, None)
       self._damaged.discard(step)
     self._prune()
@@ -159,28 +166,41 @@ class Checkpointer:
     Raises:
       UserError: all states are damaged, or the newest sound one does not fit.
     """
+    with distributed.lead() as first:
+      found = self._sound() if first else None
+    step, damaged, note = distributed.share(found)
+    self._damaged.update(damaged)
+    return None if step is None else _read(self.directory, step, abstract_state, note)
+
+  def _sound(self) -> tuple[int | None, list[int], str]:
+    """(newest sound state, those found damaged, what to say about it)."""
     notes = [
       f'checkpoint {_folder(self.directory, step)} was not finished'
       for step in _unfinished(self.directory)
     ]
     finished = self.steps()
+    damaged: list[int] = []
     for step in reversed(finished):
       damage = _damage(_folder(self.directory, step))
       if not damage:
         if notes:
           notes.append(f'the one of step {step} is used')
-        return _read(self.directory, step, abstract_state, '; '.join(notes))
-      self._damaged.add(step)
+        return step, damaged, '; '.join(notes)
+      damaged.append(step)
       notes.append(f'checkpoint {_folder(self.directory, step)} is damaged ({damage})')
     if finished:
       raise UserError(
         f'{"; ".join(notes)}; no sound checkpoint is left in {self.directory}: remove '
         'that folder to start over.'
       )
-    return None
+    return None, damaged, ''
 
   def best(self) -> tuple[int, float] | None:
-    """(step, metric) of the best state so far, or None."""
+    """(step, metric) of the best state so far, or None; a meeting of all processes."""
+    found = distributed.share(self._best() if jax.process_index() == 0 else None)
+    return None if found is None else (found[0], found[1])
+
+  def _best(self) -> tuple[int, float] | None:
     sign = 1 if self.policy.best_mode == 'max' else -1
     found = []
     for step in _committed(self.directory / 'best'):
@@ -260,11 +280,6 @@ def _remove(place: epath.Path, step: int) -> None:
     folder.rmtree()
 
 
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
 def _flat(tree: Any) -> dict[str, Any]:
   """{path: leaf}: what is on disk does not depend on the classes of the tree."""
   name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
@@ -318,7 +333,7 @@ def _write(
   folder = _folder(place, step)
   flat = _flat(state)
   _remove(place, step)
-  _barrier(f'checkpoint {step} start')
+  distributed.share(None)  # nobody writes before the old one is gone
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
@@ -347,7 +362,7 @@ def _write(
       f'{folder}: the checkpoint of step {step} cannot be saved ({reason}); older ones '
       'are intact: make room there and run the same command again.'
     ) from e
-  _barrier(f'checkpoint {step} done')
+  distributed.share(None)  # nobody goes on before it counts
 
 
 def _place_error(error: Exception) -> str:

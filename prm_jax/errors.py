@@ -2,7 +2,8 @@
 
 Exit codes of every command: 0 done; 1 our own fault, with a traceback; 2 a
 user's mistake (`UserError`); 3 a non-finite loss (`NonFiniteLoss`); 75 preempted
-and saved, run the same command again (`Preempted`).
+and saved, or left alone by another process (`PeerLost`): run the same command again
+(`Preempted`).
 """
 
 
@@ -22,3 +23,7 @@ class Preempted(Exception):
   """The run was asked to stop (SIGTERM), saved its state and can be resumed."""
 
   exit_code = 75
+
+
+class PeerLost(Preempted):
+  """Another process of the run is missing, died or fell silent; says what to do."""

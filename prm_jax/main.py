@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from prm_jax.errors import NonFiniteLoss, Preempted, UserError
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job that the config names; returns the exit code."""
   from prm_jax import jobs
   from prm_jax.jobs import configuration
+  from prm_jax.parallel import supervisor
 
   argv = list(sys.argv if argv is None else argv)
   if {'-h', '--help'} & set(argv[1:]):
@@ -26,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   try:
     command = configuration.parse(argv)
+    among = jobs.processes(command)
+    if among.several and not supervisor.is_child():
+      return supervisor.run(argv[1:], among)
     print(f'prm_jax: {command.line}', file=sys.stderr, flush=True)
     jobs.run(command)
   except (UserError, NonFiniteLoss, Preempted) as e:
@@ -34,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     print('prm_jax: interrupted; run the same command to go on.', file=sys.stderr)
     return 130
+  except Exception:
+    if not supervisor.is_child():
+      raise
+    traceback.print_exc()
+    return 1
   return 0
 
 
@@ -52,4 +62,7 @@ def stop(number: int, frame: object) -> None:
 if __name__ == '__main__':
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   signal.signal(signal.SIGTERM, stop)
-  sys.exit(main())
+  from prm_jax.parallel import supervisor
+
+  supervisor.end_with_parent()
+  supervisor.leave(main())

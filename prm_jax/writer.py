@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -94,7 +95,7 @@ class Progress:
     self._total, self._what, self._done, self._first = total, what, done, done
     self._start = self._last = time.monotonic()
     self._bar: Any = None
-    if sys.stderr.isatty() or 'ipykernel' in sys.modules:
+    if not _muted and (sys.stderr.isatty() or 'ipykernel' in sys.modules):
       from tqdm.auto import tqdm
 
       self._bar = tqdm(total=total, initial=done, desc=what, leave=True)
@@ -129,6 +130,21 @@ def track(items: list[Any], what: str) -> Iterator[Any]:
   progress.close()
 
 
+_muted = False
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+  """Nothing is said meanwhile: of several processes one speaks."""
+  global _muted
+  before, _muted = _muted, True
+  try:
+    yield
+  finally:
+    _muted = before
+
+
 def say(text: str) -> None:
   """One line on standard error, where logs go."""
-  print(f'prm_jax: {text}', file=sys.stderr, flush=True)
+  if not _muted:
+    print(f'prm_jax: {text}', file=sys.stderr, flush=True)

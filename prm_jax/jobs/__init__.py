@@ -6,9 +6,11 @@ Each job is a module with `run(command)`. `JOBS` lists exactly what runs.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
-from prm_jax.errors import UserError
+from prm_jax.errors import PeerLost, Preempted, UserError
+from prm_jax.parallel.processes import Processes, resolve
 
 if TYPE_CHECKING:
   from prm_jax.jobs.configuration import Command
@@ -29,13 +31,65 @@ JOBS = {
 HELP = '\n'.join(f'  {name:10} {text}' for name, text in JOBS.items())
 
 
-def run(command: Command) -> None:
-  """Runs the job `command.config.job`.
+# Jobs that several processes do together; the others are divided with `shard`.
+TOGETHER = ('train',)
+
+
+def processes(command: Command) -> Processes:
+  """Which of how many processes this is.
 
   Raises:
-    UserError: there is no such job.
+    UserError: no such job, one that takes no further processes, or a key of
+      `parallel` that does not fit.
   """
-  name = command.config.job
-  if name not in JOBS:
-    raise UserError(f'job={name!r}: no such job; jobs are {", ".join(JOBS)}.')
-  importlib.import_module(f'prm_jax.jobs.{name}').run(command)
+  config = command.config
+  if config.job not in JOBS:
+    raise UserError(f'job={config.job!r}: no such job; jobs are {", ".join(JOBS)}.')
+  section = config.parallel
+  held = resolve(
+    Processes(
+      coordinator=section.coordinator,
+      processes=section.processes,
+      process_id=section.process_id,
+      start_seconds=section.start_seconds,
+      lost_seconds=section.lost_seconds,
+      wait_seconds=section.wait_seconds,
+    ),
+    os.environ,
+  )
+  if held.several and config.job not in TOGETHER:
+    raise UserError(
+      f'parallel.coordinator={held.coordinator!r}: job={config.job} runs in processes '
+      'that know nothing of each other; leave it empty and give each a shard=i/n.'
+    )
+  if held.several and section.mapper != 'jit':
+    raise UserError(
+      f'parallel.mapper={section.mapper} uses the devices of one process; leave '
+      'parallel.coordinator empty, or take parallel.mapper=jit.'
+    )
+  return held
+
+
+def run(command: Command) -> None:
+  """Runs the job `command.config.job`, with its other processes if there are any.
+
+  Raises:
+    UserError: see `processes`; or whatever the job meets.
+    PeerLost: another process did not come.
+  """
+  among = processes(command)
+  job = importlib.import_module(f'prm_jax.jobs.{command.config.job}')
+  if not among.several:
+    job.run(command)
+    return
+  from prm_jax.parallel import distributed
+
+  distributed.start(among)
+  try:
+    job.run(command)
+  except PeerLost:
+    raise
+  except Preempted:
+    distributed.finish()
+    raise
+  distributed.finish()

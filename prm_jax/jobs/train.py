@@ -19,16 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from prm_jax import checkpoint, files, objectives, writer
+from prm_jax import checkpoint, files, objectives, tensors, writer
 from prm_jax.data.batches import Batches
-from prm_jax.errors import Preempted
-from prm_jax.jobs import assemble, checks, kinds, measure
-from prm_jax.jobs.configuration import Command, build, flatten
+from prm_jax.errors import Preempted, UserError
+from prm_jax.jobs import assemble, checks, kinds, measure, together
+from prm_jax.jobs.configuration import Command, build
 from prm_jax.models import weights
+from prm_jax.parallel import distributed, plan, sharding
 from prm_jax.parallel import mapper as mapping
 from prm_jax.parallel import mesh as meshes
-from prm_jax.parallel import plan, sharding
-from prm_jax.training import optimizer, preemption, state, step
+from prm_jax.training import optimizer, parts, preemption, state, step
+from prm_jax.training import start as starts
 
 # Rows of metrics.jsonl with these are drawn in the report.
 CURVES = ('train/loss', 'validation/')
@@ -78,6 +79,11 @@ def _ratio(total: float, weight: float) -> float:
   return total / weight if weight else float('nan')
 
 
+def _saved(held: Any) -> Any:
+  """What a checkpoint holds of a state: all but the frozen weights."""
+  return dataclasses.replace(held, frozen=None)
+
+
 def run(command: Command) -> None:
   """Trains, or takes up the run of this workdir where it was.
 
@@ -89,21 +95,24 @@ def run(command: Command) -> None:
   config = command.config
   checks.check(config)
   started = time.monotonic()
-  with files.open_workdir(command.workdir, flatten(config)) as work:
-    results = work.read_json('results.json')
+  with together.open_workdir(command) as work:
+    results = distributed.share(work.read_json('results.json'))
     if results and results['provenance'].get('steps') == config.train.steps:
       writer.say(f'{work.path}: this run is complete; see report.html and results.json')
       return
     run = Run(command, work)
     if config.plan_only:
-      print(run.plan())
+      if jax.process_index() == 0:
+        print(run.plan())
       return
     writer.say(run.plan())
     params = run.fit()
     # Every process takes part in gathering sharded parameters; one writes.
     digest = run.kind.export(work / run.kind.folder, params)
-    if jax.process_index() == 0:
-      run.finish(params, digest, started)
+    params = run.gather(params)
+    with distributed.lead(config.parallel.wait_seconds) as first:
+      if first:
+        run.finish(params, digest, started)
 
 
 class Run:
@@ -121,25 +130,29 @@ class Run:
     self.command = command
     self.work = work
     self.kind = kinds.choose(config)
-    self.base = assemble.decoder(config, self.kind.model, assemble.tokenizer(config))
+    self.start = assemble.start(config)
     self.mesh = meshes.make_mesh(
       config.parallel.data, config.parallel.fsdp, config.parallel.tensor
     )
     meshes.check_fits(
       self.mesh, self.kind.model, config.train.batch_size, config.train.accumulation
     )
-    self.data = self.kind.load(config.data.cache_dir or work / 'cache')
+    # The first process builds the cache; the others find it, or build their own.
+    with distributed.lead(config.parallel.wait_seconds):
+      self.data = self.kind.load(config.data.cache_dir or work / 'cache')
     for note in self.data.cache.notes:
       writer.say(note)
+    process, processes = meshes.batch_process(self.mesh)
     self.batches = Batches(
       self.data.cache,
       seed=config.seed,
       batch_size=config.train.batch_size,
       of=self.kind.learns,
       source_weights=self.data.source_weights,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      process_index=process,
+      process_count=processes,
     )
+    self.votes = distributed.Votes(2)  # stop? save, because time has passed?
     self._build()
     self.keeper = checkpoint.Checkpointer(
       work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
@@ -152,7 +165,7 @@ class Run:
     config, model, head = self.config, self.kind.model, self.kind.head
     chosen, hyper = assemble.objective(config)
     pmapped = config.parallel.mapper == 'pmap'
-    declared = weights.declare(model, head)
+    self.parts = assemble.divided(config, weights.declare(model, head))
     self.tx, _ = optimizer.make(assemble.optimizer(config))
     unit = config.objective.unit or None
 
@@ -169,18 +182,23 @@ class Run:
       accumulation=config.train.accumulation,
       axis_name=mapping.PMAP_AXIS if pmapped else None,
       n_sources=len(self.data.cache.sources),
+      combine=self.parts.whole,
     )  # fmt: skip
-    self.init_params = lambda key: weights.initialize(declared, key)
+    place = lambda tree: sharding.param_shardings(self.mesh, tree)
+    self.init_params = lambda key: weights.initialize(self.parts.trained, key)
     self.shardings = state.shardings(
-      self.init_params,
-      self.tx,
-      sharding.param_shardings(self.mesh, declared),
-      self.mesh,
+      self.init_params, self.tx, place(self.parts.trained), self.mesh
     )
+    self.frozen_shardings = place(self.parts.frozen) or None
+    train_step = self.votes.counted(train_step)
     self.mapper: Any = (
       mapping.pmap_mapper(train_step)
       if pmapped
-      else mapping.jit_mapper(train_step, self.mesh, self.shardings)
+      else mapping.jit_mapper(
+        train_step,
+        self.mesh,
+        dataclasses.replace(self.shardings, frozen=self.frozen_shardings),
+      )
     )
 
   def plan(self) -> str:
@@ -192,40 +210,76 @@ class Run:
       accumulation=self.config.train.accumulation,
     )  # fmt: skip
     shapes = ', '.join(f'{t} tokens x {p} steps' for t, p in self.batches.shapes)
+    if self.start:
+      table += f'\nstarts from {self.start.folder}; {parts.table(self.parts)}'
     return (
       f'{table}\n{self.data.cache.n_rows:,} training rows, '
       f'{self.config.train.steps / self.batches.n_batches:.2f} epochs, shapes: {shapes}'
     )
 
   def _start(self) -> tuple[Any, int, dict[str, Any]]:
-    """State, step and extras: restored if there is a sound one, else new."""
+    """State, step and extras: restored if there is a sound one, else new. Frozen
+    weights are read from where they came."""
     abstract = state.abstract(self.init_params, self.tx, self.shardings)
     found = self.keeper.restore(abstract)
     if found is None:
-      return self._fresh(), 0, {}
+      self.origin = self.start.digest if self.start else ''
+      return self._with_frozen(self._fresh()), 0, {}
     if found.note:
       writer.say(found.note)
     writer.say(f'goes on after step {found.step}')
-    return found.state, found.step, found.extra
+    self.origin = found.extra.get('init_hash', '')
+    if self.start and self.parts.frozen and self.start.digest != self.origin:
+      raise UserError(
+        f'{self.start.folder}: not the weights that this run started from (another '
+        'hash), and frozen ones are read from there; put them back, or give another '
+        '--workdir.'
+      )
+    return self._with_frozen(found.state), found.step, found.extra
 
   def _fresh(self) -> Any:
-    """The state before the first step; the decoder may come from another model."""
+    """The state before the first step; weights may come from another model, the others
+    are new."""
     key = jax.random.key(self.config.seed)
-    held = state.init_sharded(self.init_params, self.tx, self.shardings, key)
-    if self.base is None:
+    if self.start is None:
+      return state.init_sharded(self.init_params, self.tx, self.shardings, key)
+    declared = dict(weights.flatten(self.parts.trained))
+    places = tensors.flatten(self.shardings.params)
+    given = [path for path in declared if starts.provides(self.start, path)]
+    new = {path: w for path, w in declared.items() if path not in given}
+    make = jax.jit(
+      lambda key: weights.initialize(new, key),
+      out_shardings={path: places[path] for path in new},
+    )
+    loaded = self._load(self.parts.trained, self.shardings.params, given)
+    flat = {**make(key), **tensors.flatten(loaded)}
+    return state.start(tensors.unflatten(flat), self.tx, self.shardings)
+
+  def _with_frozen(self, held: Any) -> Any:
+    if self.frozen_shardings is None:
       return held
-    new = held.params['decoder']
-    decoder = jax.tree.map(
-      lambda w, like: jax.device_put(np.asarray(w, like.dtype), like.sharding),
-      self.base[0], new,
-    )  # fmt: skip
-    return dataclasses.replace(held, params={**held.params, 'decoder': decoder})
+    declared = self.parts.frozen
+    every = [path for path, _ in weights.flatten(declared)]
+    frozen = self._load(declared, self.frozen_shardings, every)
+    return dataclasses.replace(held, frozen=frozen)
+
+  def _load(self, declared: Any, places: Any, paths: Sequence[str]) -> Any:
+    """The weights at `paths` of the model that training starts from."""
+    wanted, where = dict(weights.flatten(declared)), tensors.flatten(places)
+    return starts.load(
+      self.start,
+      tensors.unflatten({path: wanted[path] for path in paths}),
+      tensors.unflatten({path: where[path] for path in paths}),
+      assemble.base_tokenizer(self.config).vocab_size,
+      self.kind.words.vocab_size,
+    )
 
   def fit(self) -> Any:
     """Goes through the steps; returns the parameters that are kept."""
     config = self.config
     held, first, extra = self._start()
-    rows = self.metrics.cut(first)
+    lead = jax.process_index() == 0
+    rows = self.metrics.cut(first) if lead else []
     self.curve = [r for r in rows if any(k.startswith(CURVES) for k in r)]
     window = Window(**extra.get('window', {}))
     progress = writer.Progress(config.train.steps, 'train', first)
@@ -237,18 +291,20 @@ class Run:
       measure.profiled(config.profile, self.work) as profile,
     ):
       waiting: tuple[int, Any] | None = None
+      counted: Any = None  # metrics of the step before, which carry its votes
       for number in range(first, config.train.steps):
         profile(number)
-        held, metrics = self.mapper(held, next(batches))
+        batch = self.votes.cast(next(batches), *self._wishes())
+        held, metrics = self.mapper(held, batch)
         if waiting is not None:
           self._note(waiting, window)
         waiting = (number, metrics)
         done = number + 1
+        stop, late = self.votes.read(counted, *self._wishes())
+        counted = metrics
         log = done % config.logging.every_steps == 0 or done == config.train.steps
         validate = self._validates(done)
-        save = (
-          self.keeper.due(done) or self.stop.requested or done == config.train.steps
-        )
+        save = self.keeper.due(done, late) or stop or done == config.train.steps
         if log or validate or save:
           self._note(waiting, window)
           waiting = None
@@ -263,13 +319,17 @@ class Run:
           progress.to(done, f'loss {values["train/loss"]:.4f}')
         if validate:
           values |= self._validate(done, held)
-        if values:
+        if values and lead:
           self.curve.append(self.metrics.write(done, values))
         if save:
           self.keeper.save(
-            done, self.mapper.fetch_state(held), {'window': dataclasses.asdict(window)}
+            done,
+            _saved(self.mapper.fetch_state(held)),
+            {'window': dataclasses.asdict(window), 'init_hash': self.origin},
           )
-          self._leave_if_asked(done)
+          counted = None  # wishes of before the save
+          if stop and done < config.train.steps:
+            raise Preempted(self._asked(done))
     progress.close()
     self.metrics.close()
     held = self.mapper.fetch_state(held)
@@ -279,8 +339,8 @@ class Run:
       )
       if best is not None:
         writer.say(f'keeps the parameters of step {best.step}, best on validation')
-        return best.state.params
-    return held.params
+        return self.parts.merged(best.state.params, held.frozen)
+    return self.parts.merged(held.params, held.frozen)
 
   def _note(self, waiting: tuple[int, Any], window: Window) -> None:
     number, metrics = waiting[0], jax.device_get(waiting[1])
@@ -295,17 +355,31 @@ class Run:
 
   def _validate(self, done: int, held: Any) -> dict[str, float]:
     current = self.mapper.fetch_state(held)
-    values, best = self.kind.validation(current.params)
+    params = self.gather(self.parts.merged(current.params, current.frozen))
+    with distributed.lead(self.config.parallel.wait_seconds) as first:
+      found = self.kind.validation(params) if first else None
+    values, best = distributed.share(found)
     if self.config.train.use == 'best' and best is not None:
-      self.keeper.save_best(done, current, best)
+      self.keeper.save_best(done, _saved(current), best)
     return values
 
-  def _leave_if_asked(self, done: int) -> None:
-    if self.stop.requested and done < self.config.train.steps:
-      raise Preempted(
-        f'stopped by {self.stop.name} after step {done}, the state is saved; run the '
-        'same command to go on.'
-      )
+  def _wishes(self) -> tuple[bool, bool]:
+    """This process's: to stop, and to save because time has passed."""
+    return self.stop.requested, self.keeper.late()
+
+  def _asked(self, done: int) -> str:
+    by = self.stop.name or 'a signal to another process'
+    return (
+      f'stopped by {by} after step {done}, the state is saved; run the same command to '
+      'go on.'
+    )
+
+  def gather(self, params: Any) -> Any:
+    """Parameters where they are measured: of several processes on the first one's
+    devices, split over them."""
+    here = meshes.make_mesh(1, jax.local_device_count(), devices=jax.local_devices())
+    declared = weights.declare(self.kind.model, self.kind.head)
+    return distributed.on_first(params, sharding.param_shardings(here, declared))
 
   def finish(self, params: Any, digest: str, started: float) -> None:
     """Evaluates the exported model, writes results and report."""
@@ -316,7 +390,7 @@ class Run:
       steps=config.train.steps,
       model_hash=digest,
       data_hash=self.data.cache.key,
-      init_hash=self.base[1] if self.base else None,
+      init_hash=self.origin or None,
     )
     self.kind.conclude(
       self.command, self.work, params, self.data, self.curve, about, started

@@ -19,9 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from prm_jax.errors import UserError
+from prm_jax.parallel import mesh as meshes
 from prm_jax.parallel import sharding
 
 StepFn = Callable[[Any, Any], tuple[Any, Any]]
@@ -136,7 +137,7 @@ def _first(x: Any) -> Any:
   return x[0] if isinstance(x, np.ndarray) else x.addressable_shards[0].data[0]
 
 
-def place_batch(batch: Any, where: Any) -> Any:
+def place_batch(batch: Any, where: NamedSharding) -> Any:
   """A tree of host arrays (this process's rows) as global arrays with sharding `where`.
 
   Arrays that are global already are left alone.
@@ -147,7 +148,9 @@ def place_batch(batch: Any, where: Any) -> Any:
       return x
     if jax.process_count() == 1:
       return jax.device_put(x, where)
-    return jax.make_array_from_process_local_data(where, np.asarray(x))
+    x, parts = np.asarray(x), meshes.batch_process(where.mesh)[1]
+    shape = (x.shape[0] * parts, *x.shape[1:])
+    return jax.make_array_from_process_local_data(where, x, shape)
 
   return jax.tree.map(place, batch)
 

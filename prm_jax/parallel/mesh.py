@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -55,6 +56,31 @@ def make_mesh(
 def batch_shards(mesh: Mesh) -> int:
   """Number of parts that a batch is split into."""
   return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+@functools.lru_cache(maxsize=8)
+def batch_process(mesh: Mesh) -> tuple[int, int]:
+  """(index, count): this process feeds part `index` of `count` parts of every batch.
+
+  Processes whose devices hold the same rows (where 'tensor' reaches over processes)
+  have the same index.
+
+  Raises:
+    UserError: processes share some rows but not all.
+  """
+  held: dict[int, set[int]] = {}
+  grid = mesh.devices.reshape(batch_shards(mesh), -1)
+  for shard, row in enumerate(grid):
+    for device in row:
+      held.setdefault(device.process_index, set()).add(shard)
+  parts = sorted({tuple(sorted(shards)) for shards in held.values()})
+  if len(set().union(*parts)) != sum(map(len, parts)) or len({*map(len, parts)}) > 1:
+    raise UserError(
+      f'parallel.data x fsdp x tensor = {" x ".join(map(str, mesh.shape.values()))}: '
+      f'{len(held)} processes would share rows of a batch only in part; choose tensor '
+      'so that it divides the devices of a process or is a multiple of them.'
+    )
+  return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
 def check_fits(
