@@ -2,7 +2,8 @@
 
 Built in is the byte-level tokenizer ('bytes'), which needs no file; any Hugging
 Face `tokenizer.json` is read through the `tokenizers` library, and `train_bpe`
-makes a small byte-level BPE of that kind for models trained from scratch.
+makes a small byte-level BPE of that kind for models trained from scratch. What the
+other files of a checkpoint's folder add is read by tokenizer_files.py.
 Encoding never adds special tokens, cuts or pads: where a sequence begins, ends and
 is read is the step format's business.
 """
@@ -24,8 +25,9 @@ from prm_jax.errors import UserError
 PAD, BOS, EOS, PRM = '<pad>', '<bos>', '<eos>', '<prm>'
 SPECIALS = (PAD, BOS, EOS, PRM)
 FILE = 'tokenizer.json'
-_CONFIG = 'tokenizer_config.json'
+CONFIG = 'tokenizer_config.json'
 _BOS_NAMES = (BOS, '<s>', '<|begin_of_text|>', '<｜begin▁of▁sentence｜>', '[BOS]')
+_EOS_NAMES = (EOS, '</s>', '<|end_of_text|>', '<｜end▁of▁sentence｜>', '<|endoftext|>')
 _PAD_NAMES = (PAD, '<|pad|>', '[PAD]', '<|finetune_right_pad_id|>', '<|endoftext|>')
 _CHUNK = 8192  # texts a call: bounds the memory of the library's encoding objects
 
@@ -35,13 +37,18 @@ class Tokenizer(Protocol):
 
   Attributes:
     vocab_size: V, one more than the largest id.
+    n_text_ids: one more than the largest id of ordinary text, that is of a token that
+      was not added.
     bos_id: id of the beginning-of-sequence token, or None.
+    eos_id: id of the token that ends a text, or None.
     pad_id: id that fills rows on the right; never attended to, so any id will do.
     fingerprint: sha256 of the content; equal fingerprints give equal ids.
   """
 
   vocab_size: int
+  n_text_ids: int
   bos_id: int | None
+  eos_id: int | None
   pad_id: int
   fingerprint: str
 
@@ -71,8 +78,10 @@ class ByteTokenizer:
   """UTF-8 bytes as ids 0-255, then <pad> 256, <bos> 257, <eos> 258, <prm> 259."""
 
   vocab_size = 256 + len(SPECIALS)
+  n_text_ids = 256
   pad_id = 256
   bos_id: int | None = 257
+  eos_id: int | None = 258
   fingerprint = hashlib.sha256(('bytes ' + ' '.join(SPECIALS)).encode()).hexdigest()
 
   def encode(self, text: str) -> list[int]:
@@ -119,8 +128,16 @@ class JsonTokenizer:
 
   Args:
     text: content of the file.
-    bos, pad: names of those tokens; None looks for the usual names.
+    bos, pad, eos: names of those tokens; None looks for the usual names among the
+      added tokens, unless `config` names the token and leaves it null.
     where: for messages.
+    config: content of tokenizer_config.json, chat template included; `save` writes it
+      again.
+
+  Attributes:
+    adds_bos: whether the tokenizer's own code begins a text with bos. `encode` never
+      does; it says what a step format for it should do.
+    config: as given.
   """
 
   def __init__(
@@ -129,32 +146,47 @@ class JsonTokenizer:
     bos: str | None = None,
     pad: str | None = None,
     where: str = FILE,
+    *,
+    eos: str | None = None,
+    config: dict[str, Any] | None = None,
   ):
-    import tokenizers  # loads a native library; only who needs it pays
-
-    try:
-      core = tokenizers.Tokenizer.from_str(text)
-    except Exception as e:  # the library raises bare Exception
-      raise UserError(
-        f'{where}: not a tokenizer.json that the tokenizers library reads ({e}).'
-      ) from e
+    core = read_core(text, where)
     core.no_truncation()
     core.no_padding()
     self._core: Any = core
     self._text = text
-    self._bos, self._pad = bos, pad
-    self.vocab_size = (
-      max(core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    )
-    self.bos_id = self._first((bos,) if bos else _BOS_NAMES)
-    found = self._first((pad,) if pad else _PAD_NAMES)
-    self.pad_id = 0 if found is None else found
+    self.config = dict(config or {})
+    largest = lambda added: max(core.get_vocab(added).values(), default=-1)
+    self.vocab_size = largest(True) + 1
+    self.n_text_ids = largest(False) + 1
+    self.bos_id = self._id_of(bos, 'bos_token', _BOS_NAMES)
+    self.eos_id = self._id_of(eos, 'eos_token', _EOS_NAMES)
+    usual = (pad,) if pad else _PAD_NAMES
+    self._pad = next((n for n in usual if core.token_to_id(n) is not None), None)
+    self.pad_id = 0 if self._pad is None else core.token_to_id(self._pad)
     content = f'{text}\x1f{self.bos_id}\x1f{self.pad_id}'
     self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    asked = self.config.get('add_bos_token')
+    does = self.bos_id is not None and core.encode('x').ids[:1] == [self.bos_id]
+    self.adds_bos = asked if isinstance(asked, bool) else does
+    # Special tokens are never added here; what is left of it would cut blanks out of
+    # the characters that a token covers.
+    core.post_processor = tokenizers_library().processors.Sequence([])
 
-  def _first(self, names: Sequence[str]) -> int | None:
-    found = (self._core.token_to_id(n) for n in names)
-    return next((i for i in found if i is not None), None)
+  def _id_of(self, name: str | None, key: str, usual: Sequence[str]) -> int | None:
+    if name:
+      return self._core.token_to_id(name)
+    if key in self.config:
+      return None
+    added = {t.content: i for i, t in self._core.get_added_tokens_decoder().items()}
+    return next((added[n] for n in usual if n in added), None)
+
+  @property
+  def names(self) -> dict[str, str]:
+    """bos_token, eos_token, pad_token: those there are, as chat templates ask."""
+    held = {'bos_token': self.bos_id, 'eos_token': self.eos_id}
+    named = {k: self._core.id_to_token(i) for k, i in held.items() if i is not None}
+    return named if self._pad is None else {**named, 'pad_token': self._pad}
 
   def encode(self, text: str) -> list[int]:
     _utf8(text)
@@ -201,51 +233,93 @@ class JsonTokenizer:
     return ids[0] if alone else None
 
   def save(self, folder: str | os.PathLike[str]) -> str:
+    """Writes tokenizer.json and tokenizer_config.json, which transformers load too."""
     target = epath.Path(folder)
     jsonl.write_bytes(target / FILE, self._text.encode())
-    names = {k: v for k, v in (('bos_token', self._bos), ('pad_token', self._pad)) if v}
-    jsonl.write_bytes(target / _CONFIG, json.dumps(names).encode())
+    # tokenizer.json holds all added tokens; code of others is not passed on.
+    dropped = ('added_tokens_decoder', 'auto_map')
+    config = {k: v for k, v in self.config.items() if k not in dropped}
+    config.setdefault('tokenizer_class', 'PreTrainedTokenizerFast')
+    config.setdefault('clean_up_tokenization_spaces', False)
+    config |= dict.fromkeys(('bos_token', 'eos_token', 'pad_token')) | self.names
+    raw = json.dumps(config, ensure_ascii=False, indent=2).encode()
+    jsonl.write_bytes(target / CONFIG, raw)
     return FILE
 
   def with_specials(self, names: Sequence[str]) -> JsonTokenizer:
-    """A copy that also knows `names` as special tokens (new ids at the end)."""
-    import tokenizers
+    """A copy that also knows `names` as special tokens, which cut the text.
 
-    core = tokenizers.Tokenizer.from_str(self._text)
-    core.add_special_tokens([n for n in names if core.token_to_id(n) is None])
-    return JsonTokenizer(core.to_str(), self._bos, self._pad)
+    A name that is an ordinary token keeps its id; one that is new gets the next id
+    after the last one, whatever padding the vocabulary of a model has behind it.
+
+    Raises:
+      UserError: the vocabulary has gaps, so that a new token would get a used id.
+    """
+    core = read_core(self._text, FILE)
+    held = {t.content for t in core.get_added_tokens_decoder().values()}
+    wanted = [n for n in dict.fromkeys(names) if n not in held]
+    new = [n for n in wanted if core.token_to_id(n) is None]
+    core.add_special_tokens(wanted)
+    for i, name in enumerate(new):
+      if core.token_to_id(name) != self.vocab_size + i:
+        raise UserError(
+          f'special token {name!r} would get id {core.token_to_id(name)} where '
+          f'{self.vocab_size + i} is the next free one, because the ids of this '
+          'tokenizer have gaps; choose a marker that it already has.'
+        )
+    named = self.names
+    return JsonTokenizer(
+      core.to_str() if wanted else self._text,
+      named.get('bos_token'),
+      named.get('pad_token'),
+      eos=named.get('eos_token'),
+      config=self.config,
+    )
+
+
+def tokenizers_library() -> Any:
+  """The `tokenizers` module; a native library, so only who needs it pays."""
+  import tokenizers
+
+  return tokenizers
+
+
+def read_core(text: str, where: str) -> Any:
+  """The library's tokenizer of the content of a tokenizer.json.
+
+  Raises:
+    UserError: it is not one.
+  """
+  try:
+    return tokenizers_library().Tokenizer.from_str(text)
+  except Exception as e:  # the library raises bare Exception
+    raise UserError(
+      f'{where}: not a tokenizer.json that the tokenizers library reads ({e}).'
+    ) from e
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Tokenizer:
-  """'bytes', a tokenizer.json, or a folder that holds one.
+  """'bytes', a tokenizer.json, or the folder of a checkpoint.
 
-  A `tokenizer_config.json` beside it names the bos and pad tokens.
+  The files beside a tokenizer.json count as well; see tokenizer_files.py.
 
   Raises:
-    UserError: there is no such file, or the library cannot read it.
+    UserError: there is no such file, or it cannot be read.
   """
+  from prm_jax.formats import tokenizer_files  # which needs the classes above
+
   name = os.fspath(name_or_path)
   if name == 'bytes':
     return ByteTokenizer()
   path = epath.Path(os.path.expanduser(name))
   if path.is_dir():
-    path = path / FILE
+    return tokenizer_files.read(path)
   if not path.exists():
     raise UserError(
       f"{name}: no such tokenizer; give 'bytes', a tokenizer.json or a folder "
       'that holds one.'
     )
-  try:
-    text = jsonl.read_bytes(path).decode('utf-8')
-  except UnicodeDecodeError as e:
-    raise UserError(f'{path}: invalid UTF-8 at byte {e.start}.') from e
-  config: dict[str, Any] = {}
-  beside = path.parent / _CONFIG
-  if beside.exists():
-    config = jsonl.parse_object(jsonl.read_bytes(beside), str(beside))
-  return JsonTokenizer(
-    text, _name(config.get('bos_token')), _name(config.get('pad_token')), str(path)
-  )
+  return tokenizer_files.read(path.parent, path)
 
 
 def train_bpe(
@@ -290,12 +364,6 @@ def train_bpe(
   text = core.to_str(pretty=True)
   jsonl.write_bytes(path, text.encode())
   return JsonTokenizer(text, where=str(path))
-
-
-def _name(token: Any) -> str | None:
-  """Token names in a tokenizer_config.json are strings or {'content': ...}."""
-  held = token.get('content') if isinstance(token, dict) else token
-  return held if isinstance(held, str) and held else None
 
 
 def _utf8(text: str) -> bytes:
