@@ -208,6 +208,8 @@ class Run:
       self.kind.model, self.kind.head, self.mesh,
       batch_size=self.config.train.batch_size, length=length, n_steps=n_steps,
       accumulation=self.config.train.accumulation,
+      moment_bytes=assemble.optimizer(self.config).moment_bytes,
+      trained=self.parts.trained, frozen=self.parts.frozen,
     )  # fmt: skip
     shapes = ', '.join(f'{t} tokens x {p} steps' for t, p in self.batches.shapes)
     if self.start:

@@ -3,7 +3,7 @@
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1:
 `x W` becomes `x W + (alpha / rank) * dropout(x) A B`, where A [D, R] starts normal and
 B [R, ...] at zero, so that training starts from the function of W. A and B are weights
-like any other: declared with axis letters, so that they are sharded as W is; R is whole.
+like any other: declared with axis letters, so that they are sharded as W is, R whole.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class LoraSpec:
   def scale(self) -> float:
     """alpha / rank."""
     return self.alpha / self.rank
+
+
+OFF = LoraSpec()
 
 
 def targets(spec: LoraSpec, declared: Mapping[str, Weight]) -> list[str]:

@@ -30,7 +30,7 @@ class Estimate:
   """Bytes on one device.
 
   Attributes:
-    parameters: the stored weights.
+    parameters: the stored weights, frozen ones included.
     optimizer: moments.
     gradients: float32 gradient (twice while accumulating).
     activations: kept for the backward pass, plus the largest temporary.
@@ -57,6 +57,8 @@ def estimate(
   n_steps: int,
   accumulation: int = 1,
   moment_bytes: int = 8,
+  trained: dict[str, Any] | None = None,
+  frozen: dict[str, Any] | None = None,
   rules: sharding.Rules = sharding.RULES,
 ) -> Estimate:
   """Bytes that a train step needs on each device.
@@ -69,13 +71,17 @@ def estimate(
     n_steps: P of that bucket.
     accumulation: microbatches a batch is split into.
     moment_bytes: optimizer bytes a parameter (AdamW in float32: 8).
+    trained: tree of the weights that are trained, None for all of the model's.
+    frozen: tree of the others, which have neither gradient nor moments.
     rules: letter -> mesh axes.
   """
   stored = elements = 0
-  for _, weight in weights.flatten(weights.declare(spec, head)):
-    mine = math.ceil(weight.size / _parts(weight, mesh, rules))
-    elements += mine
-    stored += mine * jnp.dtype(weight.dtype).itemsize
+  trained = weights.declare(spec, head) if trained is None else trained
+  for tree in (trained, frozen or {}):
+    for _, weight in weights.flatten(tree):
+      mine = math.ceil(weight.size / _parts(weight, mesh, rules))
+      elements += mine if tree is trained else 0
+      stored += mine * jnp.dtype(weight.dtype).itemsize
   rows = math.ceil(batch_size / meshes.batch_shards(mesh) / accumulation)
   return Estimate(
     parameters=stored,
@@ -126,17 +132,20 @@ def memory_plan(
   n_steps: int,
   accumulation: int = 1,
   moment_bytes: int = 8,
+  trained: dict[str, Any] | None = None,
+  frozen: dict[str, Any] | None = None,
   rules: sharding.Rules = sharding.RULES,
 ) -> str:
   """Printable plan: each weight with its sharding, then bytes on each device.
 
   Arguments are those of `estimate`. Layers of equal weights share a row.
   """
-  declared = weights.declare(spec, head)
+  declared = weights.declare(spec, head) if trained is None else trained
+  held = {'': declared, ' (frozen)': frozen or {}}
   rows: list[tuple[str, ...]] = [
     ('weight', 'count', 'shape', 'split over', 'bytes/device')
   ]
-  for name, group in _grouped(declared).items():
+  for name, group in _grouped(held).items():
     weight = group[0]
     place = sharding.partition(weight.axes, weight.shape, mesh, rules)[0]
     split = ' '.join(
@@ -149,15 +158,20 @@ def memory_plan(
     rows.append((name, str(len(group)), shape, split or '-', f'{mine:,}'))
   numbers = estimate(
     spec, head, mesh, batch_size=batch_size, length=length, n_steps=n_steps,
-    accumulation=accumulation, moment_bytes=moment_bytes, rules=rules,
+    accumulation=accumulation, moment_bytes=moment_bytes,
+    trained=trained, frozen=frozen, rules=rules,
   )  # fmt: skip
   shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
   dtypes = f'parameters {spec.param_dtype}, compute {spec.compute_dtype}'
   lines = [
     f'mesh {shape} ({mesh.size} devices), '
-    f'{weights.count(declared):,} parameters, {dtypes}',
+    f'{sum(map(weights.count, held.values())):,} parameters, {dtypes}',
     weights.format_rows(rows),
-    *dict.fromkeys(map(_any_layer, sharding.fallbacks(mesh, declared, rules))),
+    *dict.fromkeys(
+      _any_layer(note)
+      for tree in held.values()
+      for note in sharding.fallbacks(mesh, tree, rules)
+    ),
     'bytes on each device:',
     weights.format_rows(
       [
@@ -175,11 +189,16 @@ def memory_plan(
   return '\n'.join(lines)
 
 
-def _grouped(declared: dict[str, Any]) -> dict[str, list[Weight]]:
-  """Weights that differ only in the number of their layer, together."""
+def _grouped(held: dict[str, dict[str, Any]]) -> dict[str, list[Weight]]:
+  """Weights that differ only in the number of their layer, together.
+
+  Args:
+    held: what follows their names -> tree of them.
+  """
   groups: dict[str, list[Weight]] = {}
-  for path, weight in weights.flatten(declared):
-    groups.setdefault(_any_layer(path), []).append(weight)
+  for kind, tree in held.items():
+    for path, weight in weights.flatten(tree):
+      groups.setdefault(_any_layer(path) + kind, []).append(weight)
   return groups
 
 

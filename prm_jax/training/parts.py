@@ -49,8 +49,8 @@ class Parts:
 
   trained: dict[str, Any]
   frozen: dict[str, Any]
-  lora: LoraSpec = LoraSpec()
-  dtype: str = 'float32'
+  lora: LoraSpec
+  dtype: str
 
   def whole(
     self, trained: Params, frozen: Params | None, key: jax.Array | None = None
@@ -92,7 +92,7 @@ def split(
   *,
   freeze: str = '',
   frozen_dtype: str = '',
-  update: LoraSpec = LoraSpec(),
+  update: LoraSpec = lora.OFF,
   dtype: str = 'float32',
 ) -> Parts:
   """Divides a model's weights.

@@ -22,6 +22,7 @@ from prm_jax.training.state import TrainState
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 ApplyFn = Callable[[Any, Batch, jax.Array], jax.Array]
+Combine = Callable[[Any, Any, jax.Array], Any]
 Objective = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -31,7 +32,10 @@ def apply_scoring_model(spec: ModelSpec, head: HeadSpec, **options: Any) -> Appl
 
   def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
     tokens, positions = batch['tokens'], batch['step_positions']
-    return scorer.apply(spec, head, params, tokens, positions, key=key, **options)
+    return scorer.apply(
+      spec, head, params, tokens, positions,
+      key=key, segments=batch.get('segments'), **options,
+    )  # fmt: skip
 
   return apply_fn
 
@@ -41,7 +45,9 @@ def apply_policy(spec: ModelSpec, **options: Any) -> ApplyFn:
 
   def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
     del key  # it has no dropout
-    return lm.apply(spec, params, batch['tokens'], **options)
+    return lm.apply(
+      spec, params, batch['tokens'], segments=batch.get('segments'), **options
+    )
 
   return apply_fn
 
@@ -55,6 +61,7 @@ def make_train_step(
   accumulation: int = 1,
   axis_name: str | None = None,
   n_sources: int = 1,
+  combine: Combine | None = None,
 ) -> TrainStep:
   """Builds `train_step(state, batch) -> (state, metrics)`; map it with jit or pmap.
 
@@ -73,6 +80,8 @@ def make_train_step(
     axis_name: axis of `pmap` or `shard_map` to sum over; None under `jit`.
     n_sources: data sources; with more than one, the loss of each is measured, by
       the batch's `source_index`.
+    combine: (params, frozen, dropout key) -> parameters for `apply_fn`, where the state
+      has frozen ones (`parts.Parts.whole`). Only `params` have a gradient.
 
   Returns:
     The step. Its metrics are scalars: loss, weight, grad_norm (before clipping),
@@ -84,7 +93,9 @@ def make_train_step(
     UserError: while tracing, if the rows do not divide by `accumulation`.
   """
 
-  def loss_fn(params: Any, batch: Batch, key: jax.Array):
+  def loss_fn(params: Any, frozen: Any, batch: Batch, key: jax.Array):
+    if combine is not None:
+      params = combine(params, frozen, key)
     outputs = apply_fn(params, batch, key)
     loss_sum, weight = objective(outputs, batch)
     sums = {'loss_sum': loss_sum, 'weight': weight}
@@ -103,7 +114,9 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    grads, sums = _accumulate(grad_fn, state.params, batch, key, accumulation)
+    grads, sums = _accumulate(
+      grad_fn, (state.params, state.frozen), batch, key, accumulation
+    )
     if axis_name is not None:
       grads, sums = jax.lax.psum((grads, sums), axis_name)
 
@@ -132,16 +145,16 @@ def make_train_step(
     if rates:
       metrics['learning_rate'] = rates[0][1]
     opt_state = jax.tree.map(keep, opt_state, state.opt_state)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
   return train_step
 
 
-def _accumulate(grad_fn, params: Any, batch: Batch, key: jax.Array, n: int):
+def _accumulate(grad_fn, trees: tuple[Any, Any], batch: Batch, key: jax.Array, n: int):
   """Sums of float32 gradients and of the other sums over `n` microbatches."""
   wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
   if n == 1:
-    return wide(grad_fn(params, batch, key))
+    return wide(grad_fn(*trees, batch, key))
 
   def split(x: jax.Array) -> jax.Array:
     if x.shape[0] % n:
@@ -153,12 +166,12 @@ def _accumulate(grad_fn, params: Any, batch: Batch, key: jax.Array, n: int):
 
   def add(carry, part):
     index, micro = part
-    new = wide(grad_fn(params, micro, jax.random.fold_in(key, index)))
+    new = wide(grad_fn(*trees, micro, jax.random.fold_in(key, index)))
     return jax.tree.map(jnp.add, carry, new), None
 
   micros = jax.tree.map(split, dict(batch))
   first = jax.tree.map(lambda x: x[0], micros)
-  shapes = jax.eval_shape(grad_fn, params, first, key)
+  shapes = jax.eval_shape(grad_fn, *trees, first, key)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
   return jax.lax.scan(add, zeros, (jnp.arange(n), micros))[0]
 
