@@ -31,6 +31,7 @@ SAME_FLOOR = {
   ('tensors', 'jsonl'),
   ('step_values', 'masking'),
   ('parallel', 'models'),  # shardings derive from the weight declarations
+  ('interop', 'exports'),  # a scorer may be an export of ours or a public model
   ('data', 'worlds'),  # the embedded world is a source like any other
 }
 TOP_LEVEL = {
