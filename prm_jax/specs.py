@@ -74,6 +74,9 @@ class ModelSpec:
     compute_dtype: dtype of activations and matmuls; norms, softmax, losses are
       float32.
     query_block: queries per causal block where T is longer; 0 never blocks.
+    attention: what computes self-attention of whole sequences: 'einsum' (anywhere),
+      'xla' or 'cudnn' (`jax.nn.dot_product_attention`; cuDNN on GPU in half precision
+      only). The numbers are the same within rounding.
 
   Raises:
     UserError: sizes or names that do not fit together.
@@ -107,6 +110,7 @@ class ModelSpec:
   param_dtype: str = 'float32'
   compute_dtype: str = 'float32'
   query_block: int = 128
+  attention: str = 'einsum'
 
   def __post_init__(self):
     sizes = ('vocab_size', 'n_layers', 'd_model', 'n_heads', 'n_kv_heads', 'head_dim')
@@ -132,6 +136,20 @@ class ModelSpec:
     for name in ('param_dtype', 'compute_dtype'):
       _one_of(f'model.{name}', getattr(self, name), DTYPES)
     _check_rope_scaling(self.rope_scaling)
+    _one_of('model.attention', self.attention, ('einsum', 'xla', 'cudnn'))
+    if self.attention != 'einsum' and self.attn_softcap:
+      raise UserError(
+        f'model.attention={self.attention!r} has no soft cap of scores, and '
+        f"model.attn_softcap is {self.attn_softcap}; set model.attention='einsum'."
+      )
+    if self.attention == 'cudnn' and (
+      self.compute_dtype == 'float32' or self.head_dim % 8
+    ):
+      raise UserError(
+        "model.attention='cudnn' computes in bfloat16 or float16 with a head_dim that "
+        f'8 divides, not in {self.compute_dtype} with {self.head_dim}; set '
+        "model.compute_dtype='bfloat16' or model.attention='einsum'."
+      )
 
   def is_windowed(self, layer: int) -> bool:
     """Whether layer number `layer` (from 0) sees only the last `window` keys."""
@@ -210,7 +228,8 @@ class StepFormat:
       end), or 'split' (a step is cut at it and every part gets a marker; the step is
       read at its last one).
     strip: white space around question and steps is removed first, as the chat
-      templates do that trim what they are given.
+      templates do that trim each message; behind the question only if its message
+      ends there, that is, if `question_template` goes on with more than blanks.
   """
 
   question_template: str = '{question}\n'

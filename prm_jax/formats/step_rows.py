@@ -95,8 +95,11 @@ class EncodedRows:
 
 def question_text(fmt: StepFormat, question: str) -> str:
   """`question_template` filled in; braces in the question stay as they are."""
-  held = question.strip() if fmt.strip else question
-  return fmt.question_template.replace('{question}', held)
+  if fmt.strip:
+    # Where only blanks follow, the message goes on with the first step.
+    goes_on = not fmt.question_template.partition('{question}')[2].strip()
+    question = question.lstrip() if goes_on else question.strip()
+  return fmt.question_template.replace('{question}', question)
 
 
 def step_text(fmt: StepFormat, step: str, number: int) -> str:

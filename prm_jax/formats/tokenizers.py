@@ -225,12 +225,12 @@ class JsonTokenizer:
     return self._core.decode([int(i) for i in ids], skip_special_tokens=False)
 
   def token_id(self, text: str) -> int | None:
-    found = self._core.token_to_id(text)
-    if found is not None:
-      return found
+    # What the text becomes counts more than a token of that spelling: where a
+    # tokenizer puts a blank before a text, '+' becomes '▁+', and '+' is another token.
     ids = self.encode(text)
-    alone = len(ids) == 1 and self.decode(ids) == text
-    return ids[0] if alone else None
+    if len(ids) == 1 and self.decode(ids) == text:
+      return ids[0]
+    return self._core.token_to_id(text)
 
   def save(self, folder: str | os.PathLike[str]) -> str:
     """Writes tokenizer.json and tokenizer_config.json, which transformers load too."""
