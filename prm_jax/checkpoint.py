@@ -2,7 +2,7 @@
 
     checkpoints/
       00001200/        one training state
-        state/         arrays, written by orbax
+        state/         arrays, written by orbax; on an object store by `shards`
         extra.json     what the caller saves beside it
         commit.json    size and SHA-256 of every file above; written last
       best/00000900/   the same, for the best value of a metric
@@ -31,7 +31,7 @@ import jax
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from prm_jax import jsonl
+from prm_jax import jsonl, shards
 from prm_jax.errors import UserError
 from prm_jax.parallel import distributed
 
@@ -111,7 +111,7 @@ class Checkpointer:
       raise UserError(
         f'checkpoint.best_mode is {policy.best_mode!r}; it must be max or min.'
       )
-    self.directory = epath.Path(os.path.abspath(os.fspath(directory)))
+    self.directory = jsonl.place(directory)
     self.policy = policy
     self._clock = clock
     self._saved_at = clock()
@@ -336,8 +336,12 @@ def _write(
   distributed.share(None)  # nobody writes before the old one is gone
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
-      orbax.save(folder / 'state', args=ocp.args.StandardSave(flat))
+    if jsonl.is_remote(folder):
+      shards.write(folder / 'state', flat)
+      distributed.share(None)
+    else:
+      with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        orbax.save(folder / 'state', args=ocp.args.StandardSave(flat))
     if jax.process_index() == 0:
       text = json.dumps(extra, ensure_ascii=False, allow_nan=False)
       jsonl.write_bytes(folder / EXTRA, text.encode())
@@ -416,8 +420,11 @@ def _read(place: epath.Path, step: int, abstract_state: Any, note: str) -> Resto
     )
     for name, x in flat.items()
   }
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
-    arrays = orbax.restore(folder / 'state', args=ocp.args.StandardRestore(target))
+  if jsonl.is_remote(folder):
+    arrays = shards.read(folder / 'state', target)
+  else:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+      arrays = orbax.restore(folder / 'state', args=ocp.args.StandardRestore(target))
   state = jax.tree.unflatten(
     jax.tree.structure(abstract_state), [arrays[name] for name in flat]
   )

@@ -92,7 +92,7 @@ def _save(
   params: Any,
   tokenizer: Tokenizer,
 ) -> str:
-  folder = epath.Path(os.path.abspath(os.fspath(directory)))
+  folder = jsonl.place(directory)
   digest = tensors.model_hash(params)
   tensors.write(folder / WEIGHTS, params)
   if jax.process_index() == 0:
@@ -114,7 +114,7 @@ def _load(
   directory: str | os.PathLike[str], cls: type[S], shardings: Any
 ) -> tuple[S, dict[str, Any], Tokenizer]:
   kind = KINDS[cls]
-  folder = epath.Path(os.path.abspath(os.fspath(directory)))
+  folder = jsonl.place(directory)
   file = folder / SPEC
   if not file.exists():
     raise UserError(

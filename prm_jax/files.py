@@ -14,7 +14,8 @@
                        what rollout and label write, see `jobs/chunks.py`
 
 Files are written whole or not at all. A run holds a lock on its workdir, so a
-second job in the same place is refused; shards of one job may share it.
+second job in the same place is refused; shards of one job may share it. On an object
+store (gs://, s3://: training only) a lease stands for the lock, see `lease.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import IO, Any
 
 from etils import epath
 
-from prm_jax import jsonl
+from prm_jax import jsonl, lease
 from prm_jax.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -41,7 +42,7 @@ CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
 # How a study's finished runs are shown, and how many run at once.
 SHOWN = ('study.metrics', 'study.reference', 'study.processes')
 # What a run leaves before it has done anything: such a workdir takes another config.
-PREPARATIONS = frozenset(('config.json', 'cache'))
+PREPARATIONS = frozenset(('config.json', 'cache', lease.FILE, '.processes'))
 LOCK_SECONDS = 10.0  # a shard waits so long for another one's start
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -50,7 +51,7 @@ class Workdir:
   """The folder of one run; make it with `open_workdir`."""
 
   def __init__(self, path: str | os.PathLike[str]):
-    self.path = epath.Path(path)
+    self.path = jsonl.place(path) if jsonl.is_remote(path) else epath.Path(path)
 
   def __truediv__(self, name: str) -> epath.Path:
     return self.path / name
@@ -117,6 +118,10 @@ def open_workdir(
       run of another config (the key that differs is named). A run that was refused
       before it began leaves nothing that binds the next one.
   """
+  if jsonl.is_remote(path):
+    with _on_store(path, config) as work:
+      yield work
+    return
   work = Workdir(path)
   with contextlib.ExitStack() as held:
 
@@ -146,6 +151,23 @@ def open_workdir(
     work.write_json('config.json', dict(config))
     if shard[1] > 1:
       _lock(whole, fcntl.LOCK_SH)
+    yield work
+
+
+@contextlib.contextmanager
+def _on_store(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
+  """`open_workdir` on an object store: a lease instead of a lock."""
+  try:
+    work = Workdir(path)
+    work.read_json('config.json')
+  except (ImportError, OSError) as e:
+    raise UserError(
+      f'{path}: this object store cannot be used ({e}); install s3fs or gcsfs, check '
+      'the credentials, or give a local --workdir.'
+    ) from e
+  with lease.hold(work.path):
+    _check_config(work, config, True)
+    work.write_json('config.json', dict(config))
     yield work
 
 

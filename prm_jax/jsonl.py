@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import glob
 import gzip
 import io
@@ -26,6 +27,30 @@ from prm_jax.errors import UserError
 SUFFIXES = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
 
 MAX_DEPTH = 64
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Whether a path is on an object store (gs://, s3://), where there is no rename, no
+  append and no lock, and where a single object is there whole or not at all."""
+  return '://' in os.fspath(path)
+
+
+def place(path: str | os.PathLike[str]) -> epath.Path:
+  """`path` as it can be handed on: absolute, unless it is on an object store."""
+  text = os.fspath(path)
+  if not is_remote(text):
+    return epath.Path(os.path.abspath(text))
+  _fresh_listings()
+  return epath.Path(text)
+
+
+@functools.cache
+def _fresh_listings() -> None:
+  """fsspec remembers listings; those that other processes write must be seen."""
+  import fsspec
+
+  for scheme in ('s3', 'gs', 'gcs'):
+    fsspec.config.conf.setdefault(scheme, {})['use_listings_cache'] = False
 
 
 def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
@@ -66,10 +91,14 @@ def read_bytes(path: epath.Path) -> bytes:
       raise EOFError('the file is empty')
     return gzip.decompress(raw)
   except (OSError, EOFError, zlib.error) as e:
-    raise UserError(
-      f'{path}: the gzip stream is damaged or cut off ({e}); copy or download '
-      'the file again.'
-    ) from e
+    raise _damaged(path, e) from e
+
+
+def _damaged(path: epath.Path, e: Exception) -> UserError:
+  return UserError(
+    f'{path}: the gzip stream is damaged or cut off ({e}); copy or download '
+    'the file again.'
+  )
 
 
 def iter_json_lines(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -79,11 +108,32 @@ def iter_json_lines(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     UserError: names file and line of broken gzip, UTF-8, JSON, or a line that is
       not an object. NaN and Infinity are not JSON and are refused.
   """
-  data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-  for number, raw in enumerate(io.BytesIO(data), start=1):
-    if not raw.strip():
-      continue
-    yield number, parse_object(raw, f'{path}:{number}')
+  for number, raw in enumerate(iter_lines(path), start=1):
+    if raw.strip():
+      yield number, parse_object(raw, f'{path}:{number}')
+
+
+def iter_lines(path: epath.Path) -> Iterator[bytes]:
+  """Lines of a file one after the other, unzipped if its name ends in .gz, without a
+  byte-order mark.
+
+  Raises:
+    UserError: as `read_bytes`.
+  """
+  try:
+    with path.open('rb') as file:
+      stream = file
+      if str(path).endswith('.gz'):
+        if not file.read(1):
+          raise EOFError('the file is empty')
+        file.seek(0)
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20)
+      for number, line in enumerate(stream):
+        yield line if number else line.removeprefix(codecs.BOM_UTF8)
+  except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+    raise _damaged(path, e) from e
+  except OSError as e:
+    raise UserError(f'{path}: cannot be read ({e.strerror or e}).') from e
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -197,11 +247,25 @@ def check_name(path: str | os.PathLike[str]) -> None:
 def write_json_lines(
   path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]
 ) -> int:
-  """Writes rows atomically; a name ending in .gz is zipped. Returns their number."""
-  counted = list(rows)
-  data = encode_lines(counted, zipped=str(path).endswith('.gz'))
-  write_bytes(path, data)
-  return len(counted)
+  """Writes rows atomically, each as it comes; a name ending in .gz is zipped.
+
+  Returns:
+    Their number.
+  """
+  n = 0
+  zipped = str(path).endswith('.gz')
+
+  def parts() -> Iterator[bytes]:
+    nonlocal n
+    squeeze = zlib.compressobj(9, wbits=31) if zipped else None
+    for n, row in enumerate(rows, start=1):
+      line = (dump_line(row) + '\n').encode('utf-8')
+      yield line if squeeze is None else squeeze.compress(line)
+    if squeeze is not None:
+      yield squeeze.flush()
+
+  write_parts(path, parts())
+  return n
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -219,6 +283,9 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
   target = epath.Path(path)
   temporary = target.parent / f'.{target.name}.{os.getpid()}.tmp'
   try:
+    if is_remote(target):
+      _upload(target, parts)
+      return
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary.open('wb') as file:
       for part in parts:
@@ -230,5 +297,19 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
       'free some space.'
     ) from e
   finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
+    if not is_remote(target):
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def _upload(target: epath.Path, parts: Iterable[Any]) -> None:
+  """Writes one object; it appears when its last byte has arrived."""
+  file = target.open('wb')
+  try:
+    for part in parts:
+      file.write(part)
+  except BaseException:
+    # To close it would make an object of the part that is there.
+    getattr(file, 'discard', lambda: None)()
+    raise
+  file.close()

@@ -32,6 +32,9 @@ class MetricWriter:
     self._path = workdir / 'metrics.jsonl'
     self._file: Any = None
     self._board: Any = None
+    self._remote = jsonl.is_remote(self._path)
+    self._rows: list[dict[str, Any]] = []
+    self._sent = time.monotonic()
     if tensorboard:
       from tensorboardX import SummaryWriter
 
@@ -53,6 +56,7 @@ class MetricWriter:
       if row['step'] <= step:
         kept.append(row)
     jsonl.write_json_lines(self._path, kept)
+    self._rows = list(kept)
     return kept
 
   def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
@@ -68,6 +72,11 @@ class MetricWriter:
       if self._board is not None and math.isfinite(number):
         self._board.add_scalar(name, number, step)
     line = (jsonl.dump_line(row) + '\n').encode()
+    if self._remote:
+      self._rows.append(row)
+      if time.monotonic() - self._sent >= QUIET_SECONDS:
+        self.flush()
+      return row
     try:
       if self._file is None:
         self._file = open(self._path, 'ab', buffering=0)  # noqa: SIM115
@@ -80,8 +89,16 @@ class MetricWriter:
       ) from e
     return row
 
+  def flush(self) -> None:
+    """Makes what was written last: on an object store nothing can be appended, so the
+    whole file is written again, every 30 s and whenever this is called."""
+    if self._remote:
+      jsonl.write_json_lines(self._path, self._rows)
+      self._sent = time.monotonic()
+
   def close(self) -> None:
     """Closes both outputs."""
+    self.flush()
     for output in (self._file, self._board):
       if output is not None:
         output.close()

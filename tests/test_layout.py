@@ -15,9 +15,10 @@ PACKAGE = ROOT / 'prm_jax'
 FLOORS = {
   'errors': 0,
   'jsonl': 1, 'records': 1, 'specs': 1, 'masking': 1, 'step_values': 1,
-  'files': 1, 'estimates': 1, 'writer': 1, 'tensors': 1,
+  'files': 1, 'estimates': 1, 'writer': 1, 'tensors': 1, 'lease': 1,
   'models': 2, 'parallel': 2, 'formats': 2, 'objectives': 2,
-  'data': 3, 'worlds': 3, 'interop': 3, 'checkpoint': 3, 'exports': 3,
+  'data': 3, 'worlds': 3, 'interop': 3, 'checkpoint': 3, 'shards': 3,
+  'exports': 3,
   'training': 4, 'inference': 4,
   'evaluation': 5, 'search': 5, 'labeling': 5,
   'jobs': 6,
@@ -27,6 +28,9 @@ FLOORS = {
 SAME_FLOOR = {
   ('records', 'jsonl'),  # records are read from and written to JSON lines
   ('files', 'jsonl'),
+  ('files', 'lease'),
+  ('lease', 'jsonl'),
+  ('checkpoint', 'shards'),  # what orbax does elsewhere
   ('writer', 'jsonl'),
   ('tensors', 'jsonl'),
   ('step_values', 'masking'),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from prm_jax import jsonl
 from prm_jax.errors import UserError
 
 META = 'meta.json'
@@ -39,10 +40,12 @@ def save(
     UserError: the place cannot be written.
   """
   target = epath.Path(folder)
-  temporary = target.parent / f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp'
+  remote = jsonl.is_remote(target)  # no rename: `META`, written last, makes it count
+  aside = target.parent / f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp'
+  temporary = target if remote else aside
   sums = {}
   try:
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=remote)
     for name, array in arrays.items():
       data = io.BytesIO()
       np.save(data, array, allow_pickle=False)
@@ -50,6 +53,8 @@ def save(
       (temporary / f'{name}.npy').write_bytes(data.getvalue())
     text = json.dumps({'checksums': sums, 'meta': meta}, ensure_ascii=False)
     (temporary / META).write_text(text)
+    if remote:
+      return
     try:
       temporary.rename(target)
     except OSError:
@@ -92,6 +97,9 @@ def discard(folder: str | os.PathLike[str]) -> None:
   target = epath.Path(folder)
   aside = target.parent / f'.{target.name}.{uuid.uuid4().hex[:8]}.damaged'
   try:
+    if jsonl.is_remote(target):
+      target.rmtree(missing_ok=True)
+      return
     target.rename(aside)
     aside.rmtree(missing_ok=True)
   except OSError as e:

@@ -9,6 +9,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from prm_jax import jsonl
 from prm_jax.errors import PeerLost, Preempted, UserError
 from prm_jax.parallel.processes import Processes, resolve
 
@@ -25,6 +26,7 @@ JOBS = {
   'audit': 'hold step labels against a reference, the truth and each other',
   'inspect': 'print token | step | label of chosen rows',
   'convert': 'import a public format, or export to one',
+  'export': 'write a model as a Hugging Face checkpoint',
   'tokenizer': 'train a small BPE tokenizer on a file',
   'study': 'run a list of overrides and tabulate the results',
 }
@@ -61,6 +63,11 @@ def processes(command: Command) -> Processes:
     raise UserError(
       f'parallel.coordinator={held.coordinator!r}: job={config.job} runs in processes '
       'that know nothing of each other; leave it empty and give each a shard=i/n.'
+    )
+  if jsonl.is_remote(command.workdir) and config.job not in TOGETHER:
+    raise UserError(
+      f'--workdir={command.workdir}: job={config.job} needs a local folder; copy its '
+      'results afterwards.'
     )
   if held.several and section.mapper != 'jit':
     raise UserError(

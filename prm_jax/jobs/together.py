@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
-from prm_jax import files, writer
+from prm_jax import files, jsonl, writer
 from prm_jax.errors import UserError
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.parallel import distributed
@@ -26,6 +26,12 @@ def open_workdir(command: Command) -> Iterator[files.Workdir]:
     UserError: it cannot be used, see there; or the others do not see the same folder.
   """
   place, config = command.workdir, flatten(command.config)
+  for key in ('profile', 'logging.tensorboard'):
+    if jsonl.is_remote(place) and config[key]:
+      raise UserError(
+        f'{key}={config[key]!r} writes local files only; leave it out, or give a local '
+        '--workdir.'
+      )
   with contextlib.ExitStack() as held:
     with distributed.lead() as first:
       if first:

@@ -149,9 +149,12 @@ class Run:
       batch_size=config.train.batch_size,
       of=self.kind.learns,
       source_weights=self.data.source_weights,
+      packing=config.data.packing,
+      pack_lengths=config.data.pack_lengths,
       process_index=process,
       process_count=processes,
     )
+    self.data = self.data.with_usage(self.batches.usage)
     self.votes = distributed.Votes(2)  # stop? save, because time has passed?
     self._build()
     self.keeper = checkpoint.Checkpointer(
@@ -217,6 +220,7 @@ class Run:
     return (
       f'{table}\n{self.data.cache.n_rows:,} training rows, '
       f'{self.config.train.steps / self.batches.n_batches:.2f} epochs, shapes: {shapes}'
+      f'\n{self.batches.usage}'
     )
 
   def _start(self) -> tuple[Any, int, dict[str, Any]]:
@@ -324,6 +328,8 @@ class Run:
         if values and lead:
           self.curve.append(self.metrics.write(done, values))
         if save:
+          if lead:
+            self.metrics.flush()
           self.keeper.save(
             done,
             _saved(self.mapper.fetch_state(held)),
@@ -333,7 +339,8 @@ class Run:
           if stop and done < config.train.steps:
             raise Preempted(self._asked(done))
     progress.close()
-    self.metrics.close()
+    if lead:
+      self.metrics.close()
     held = self.mapper.fetch_state(held)
     if config.train.use == 'best':
       best = self.keeper.restore_best(

@@ -114,8 +114,6 @@ def _silent(tail: str) -> list[int]:
 def _copy(source: IO[bytes], tail: collections.deque[bytes]) -> None:
   """Hands the child's standard error on, as it comes, and remembers its end."""
   for line in source:
-    if line.startswith(b'[Gloo] Rank'):
-      continue  # one for each device and group: they drown what matters
     tail.append(line)
     sys.stderr.write(line.decode(errors='replace'))
     sys.stderr.flush()
