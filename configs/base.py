@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
   data.leak = 'drop'  # training problems that validation or evaluation share:
   #   'drop' from training and count, 'error', or 'count' only
   data.limit = 0  # rows read of each source at most; 0 reads all (for smoke runs)
+  data.packing = False  # several solutions in a token row, which do not see each other
+  data.pack_lengths = ()  # tokens of such rows; () those of the longest solution
   data.cache_dir = ''  # token caches; '' keeps them in the workdir
 
   # How public formats become records (ImportOptions).
@@ -67,7 +69,7 @@ def get_config() -> ConfigDict:
   world.shared_error_rate = 0.2  # wrong beliefs that solvers share
   world.shared_belief = (0.6, 0.75)  # share of solvers that hold such a belief
   world.own_error_rate = 0.01  # wrong beliefs of one solver
-  world.n_train = 0  # training solutions; 0 means as many as the run takes, all new
+  world.n_train = 0  # training solutions; 0 means train.steps x batch_size, all new
   world.solutions_per_problem = 1
   world.n_validation = 1000
   world.n_heldout = 1000
@@ -131,6 +133,7 @@ def get_config() -> ConfigDict:
   model.param_dtype = 'float32'
   model.compute_dtype = 'float32'
   model.query_block = 128
+  model.attention = 'einsum'  # 'einsum', 'xla', or 'cudnn' (GPU, half precision)
   model.init_from = ''  # model to start from: a checkpoint's folder (config.json and
   #   safetensors), hf:OWNER/NAME@REVISION, or a train run's workdir. The head is new
   #   (a policy keeps lm_head); tokenizer and network are that model's: leave the keys
@@ -191,7 +194,7 @@ def get_config() -> ConfigDict:
 
   c.train = train = ConfigDict()
   train.steps = 1000
-  train.batch_size = 32  # solutions a step, over all devices
+  train.batch_size = 32  # solutions a step, over all devices; with data.packing rows
   train.accumulation = 1  # microbatches a step
   train.validate_every = 0  # steps between measurements on validation; 0 only at end
   train.use = 'last'  # or 'best' on validation: the parameters that are kept
@@ -244,7 +247,11 @@ def get_config() -> ConfigDict:
   c.scorer = ''  # a train run's workdir, for score and evaluate
   c.scorer_name = 'prm'  # key of `scores` in the records
   c.score_files = ''  # evaluate: NAME=PATH of saved best-of-N step scores
-  c.export = ''  # convert: format of the output; '' means our own records
+  c.export = ''  # convert: format of the output; '' means our own records.
+  #   export: layout, transformers or vllm
+  c.export_dtype = ''  # export: of the stored weights; '' as they are
+  c.export_family = ''  # export: model_type; '' the first family that has this model
+  c.export_positions = 0  # export: longest text in tokens; 0 the format's max_length
   c.rows = '0:3'  # inspect: START:STOP
   c.vocab_size = 512  # tokenizer
 
@@ -395,8 +402,8 @@ def get_config() -> ConfigDict:
   audit.compare = ''  # families compared with all others; '' means the first
   audit.streams = 10000  # simulated prefixes for the error of a stopping rule
 
-  c.bench = 'decode'  # bench: decode, prefix_sharing, imports; score, train, sample,
-  #   mc, which may run in turns with peer_command (configs/bench.py)
+  c.bench = 'decode'  # bench: decode, prefix_sharing, imports, load; score, train,
+  #   sample, mc, which may run in turns with peer_command (configs/bench.py)
   c.bench_model = ''  # a Hugging Face checkpoint; '' means random weights of c.model
   c.bench_adapter = ''  # how the checkpoint scores; '' is told from its files
   c.bench_vocab = 0  # random weights: rows of the embedding; 0 only the bytes

@@ -2,22 +2,23 @@
 
 Both forms in circulation are read: that of transformers 4 (`rope_theta`,
 `rope_scaling`, `torch_dtype`) and that of transformers 5 (`rope_parameters`, `dtype`,
-`layer_types`). A key that is missing has the default of transformers' class. Every key
-is either read here, known not to change the computation (`config_keys.HARMLESS`), or refused by
-name; an unknown key passes only where its value says that the thing is off (null,
-false, empty) or its name begins with '_'. So a variant of a family is never computed
-silently wrong.
+`layer_types`). Which keys are read, passed over or refused: `config_keys`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
+
+import numpy as np
 
 from prm_jax.errors import UserError
 from prm_jax.interop import config_keys, rope_config
 from prm_jax.specs import ModelSpec
 
+_EVEN = ('llama', 'gemma2', 'gemma3_text')
+_POSITIONS = 32768  # tokens, where nothing says how long a text may be
 ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 
 
@@ -55,6 +56,17 @@ def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
   Raises:
     UserError: a family, class, key or value that is not supported; named.
   """
+  try:
+    return ModelSpec(**{**_values(config, where), **free})
+  except UserError as e:
+    sentence = str(e)
+    raise UserError(
+      sentence if sentence.startswith(where) else f'{where}: {sentence}'
+    ) from e
+
+
+def _values(config: dict[str, Any], where: str) -> dict[str, Any]:
+  """The fields of ModelSpec that a config.json fixes."""
   config = text_config(config, where)
   family = config['model_type']
   config_keys.check(config, family, where)
@@ -69,7 +81,7 @@ def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
   heads = _whole(c, 'num_attention_heads', where)
   width = _whole(c, 'hidden_size', where)
   window, windowed = _windows(c, family, where)
-  values = {
+  return {
     'vocab_size': _whole(c, 'vocab_size', where),
     'n_layers': _whole(c, 'num_hidden_layers', where),
     'd_model': width,
@@ -92,10 +104,6 @@ def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
     'windowed_layers': windowed,
     **rope_config.read(c, family, where),
   }
-  try:
-    return ModelSpec(**{**values, **free})
-  except UserError as e:
-    raise UserError(f'{where}: {e}') from e
 
 
 def _whole(c: dict[str, Any], key: str, where: str, default: int = 0) -> int:
@@ -165,3 +173,114 @@ def _windows(
     )
   size = _whole({'sliding_window': window}, 'sliding_window', where)
   return size, () if all(flags) else flags
+
+
+def hf_config(
+  spec: ModelSpec, *, family: str = '', max_positions: int = 0
+) -> dict[str, Any]:
+  """The config.json of a decoder, without its class and head.
+
+  Written in the form of transformers 4, which later versions read as well.
+
+  Args:
+    spec: the model.
+    family: model_type; '' takes the first family that describes the model exactly.
+    max_positions: longest sequence in tokens; 0 means that of the rope scaling, or
+      the default of the family.
+
+  Raises:
+    UserError: no family (or not the one asked for) describes this model; what keeps
+      it from the nearest is named.
+  """
+  if family and family not in config_keys.FAMILIES:
+    raise UserError(f'family={family!r}: use one of {", ".join(config_keys.FAMILIES)}.')
+  differences: dict[str, list[str]] = {}
+  for name in (family,) if family else config_keys.FAMILIES:
+    config = _describe(spec, name, max_positions)
+    differences[name] = _differences(spec, config)
+    if not differences[name]:
+      return config
+  if family:
+    raise UserError(
+      f'a {family} model cannot express {", ".join(differences[family])}; leave the '
+      'family to be chosen, or export in another layout.'
+    )
+  nearest = min(differences, key=lambda name: len(differences[name]))
+  raise UserError(
+    f'no public family has this model; nearest is {nearest}, which cannot express '
+    f'{", ".join(differences[nearest])}.'
+  )
+
+
+def _differences(spec: ModelSpec, config: dict[str, Any]) -> list[str]:
+  """What a config.json, read back, says otherwise, as 'model.window=4'."""
+  if config['model_type'] in _EVEN and spec.d_model % spec.n_heads:
+    return [f'model.d_model={spec.d_model} (its class wants a multiple of n_heads)']
+  values = _values(config, 'config.json')
+  ours, theirs = _facts(spec), _facts(dataclasses.replace(spec, **values))
+  return [
+    f'model.{name}={getattr(spec, name)!r}'
+    for name in values
+    if name in ours and ours[name] != theirs[name]
+  ]
+
+
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+  """The fields with what they mean: defaults spelled out, layer by layer."""
+  flags = tuple(spec.is_windowed(i) for i in range(spec.n_layers))
+  facts = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+  facts['windowed_layers'] = flags
+  facts['window'] = spec.window if any(flags) else 0
+  facts['rope_scaling'] = rope_config.of_layer(spec, False)[1]
+  facts['rope_theta_local'] = rope_config.of_layer(spec, True) if any(flags) else ()
+  facts['query_scale'] = np.float32(spec.query_scale or spec.head_dim**-0.5)
+  facts['embed_scale'] = np.float32(spec.embed_scale or 1.0)
+  return facts
+
+
+def _describe(spec: ModelSpec, family: str, max_positions: int) -> dict[str, Any]:
+  """The nearest config.json of a family; it need not describe the model exactly."""
+  gemma = family.startswith('gemma')
+  names = {ours: public for public, ours in ACTIVATIONS.items()}
+  flags = [spec.is_windowed(i) for i in range(spec.n_layers)]
+  config: dict[str, Any] = {
+    'model_type': family,
+    'vocab_size': spec.vocab_size,
+    'hidden_size': spec.d_model,
+    'intermediate_size': spec.d_ff,
+    'num_hidden_layers': spec.n_layers,
+    'num_attention_heads': spec.n_heads,
+    'num_key_value_heads': spec.n_kv_heads,
+    'head_dim': spec.head_dim,
+    'rms_norm_eps': spec.norm_eps,
+    'tie_word_embeddings': spec.tied_embeddings,
+    'hidden_activation' if gemma else 'hidden_act': names[spec.activation],
+    **rope_config.write(spec, family),
+  }
+  scaled = spec.rope_scaling[1] if spec.rope_scaling else 1
+  longest = max_positions or int(_POSITIONS * scaled)
+  config['max_position_embeddings'] = longest
+  if family != 'llama':
+    config['sliding_window'] = spec.window if any(flags) else None
+  if family not in ('llama', 'mistral') and any(flags):
+    kinds = ('full_attention', 'sliding_attention')
+    config['layer_types'] = [kinds[flag] for flag in flags]
+  if family.startswith('qwen'):
+    config['use_sliding_window'] = any(flags)
+    config['max_window_layers'] = flags.index(True) if any(flags) else spec.n_layers
+  elif gemma:
+    scale = (spec.query_scale or spec.head_dim**-0.5) ** -2
+    whole = round(scale)
+    config['query_pre_attn_scalar'] = (
+      whole if math.isclose(whole, scale, rel_tol=1e-12) else scale
+    )
+    capped = spec.attn_softcap if family == 'gemma2' else 0.0
+    config['attn_logit_softcapping'] = capped or None
+    config['final_logit_softcapping'] = spec.final_softcap or None
+    # Our flags, whatever the default pattern of the family.
+    config['layer_types'] = [
+      'sliding_attention' if flag else 'full_attention' for flag in flags
+    ]
+    config['attention_bias'] = False
+    config['attention_dropout'] = 0.0
+  return config

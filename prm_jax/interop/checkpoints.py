@@ -15,6 +15,7 @@ from prm_jax.tensors import TensorFile
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+ABOUT = 'prm_jax.json'  # beside them in our own exports: the spec, see `saving`
 # Formats that run code when they are read, and what they are called here.
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.bin.index.json')
 
@@ -98,6 +99,23 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
       f'holds {CONFIG} and safetensors files.'
     )
   return jsonl.parse_object(jsonl.read_bytes(file), str(file))
+
+
+def read_about(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+  """The prm_jax.json of an export: kind, spec, hash of the parameters; None if the
+  folder has none.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  file = _folder(directory) / ABOUT
+  if not file.exists():
+    return None
+  about = jsonl.parse_object(jsonl.read_bytes(file), str(file))
+  for key in ('kind', 'spec', 'model_hash', 'tokenizer_fingerprint'):
+    if key not in about:
+      raise UserError(f'{file}: {key!r} is missing; export the model again.')
+  return about
 
 
 def _folder(directory: str | os.PathLike[str]) -> epath.Path:

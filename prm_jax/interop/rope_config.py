@@ -52,6 +52,7 @@ def read(c: dict[str, Any], family: str, where: str) -> dict[str, Any]:
   theta = held.get('rope_theta') or c['rope_theta'] or THETA
   return {
     'rope_theta': _positive(theta, 'rope_theta', where),
+    'rope_theta_local': 0.0,
     'rope_scaling': _scaling(held, c, where),
   }
 
@@ -149,11 +150,11 @@ def _positive(value: Any, key: str, where: str) -> float:
   return float(value)
 
 
-def write(spec: ModelSpec) -> dict[str, Any]:
+def write(spec: ModelSpec, family: str) -> dict[str, Any]:
   """The rope keys of config.json in the form that all versions read."""
   out: dict[str, Any] = {'rope_theta': spec.rope_theta}
-  if spec.rope_theta_local:
-    out['rope_local_base_freq'] = spec.rope_theta_local
+  if family == 'gemma3_text':
+    out['rope_local_base_freq'] = spec.rope_theta_local or spec.rope_theta
   if not spec.rope_scaling:
     return out
   kind, *numbers = spec.rope_scaling
@@ -177,3 +178,13 @@ def write(spec: ModelSpec) -> dict[str, Any]:
     )
   out['rope_scaling'] = {'rope_type': kind, **values}
   return out
+
+
+def of_layer(spec: ModelSpec, windowed: bool) -> tuple[float, tuple]:
+  """(base, scaling) of a kind of layer, with what is meant by 0 written out."""
+  if windowed and spec.rope_theta_local:
+    return spec.rope_theta_local, ()
+  scaling = spec.rope_scaling
+  if scaling and scaling[0] == 'yarn' and not scaling[5]:
+    scaling = (*scaling[:5], _yarn_attention(scaling[1], None, None))
+  return spec.rope_theta, scaling

@@ -19,6 +19,7 @@ MODES = {
   'decode': 'bench_engine.sampled',
   'prefix_sharing': 'bench_engine.sampled',
   'imports': 'bench.imports',
+  'load': 'bench_load.measured',
   'score': 'bench_peer.paired',
   'train': 'bench_peer.paired',
   'sample': 'bench_peer.paired',

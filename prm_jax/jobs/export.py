@@ -1,0 +1,63 @@
+"""Export: a trained scorer or policy as a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from prm_jax import exports, files, jsonl, writer
+from prm_jax.errors import UserError
+from prm_jax.interop import public, saving
+from prm_jax.jobs.configuration import Command
+
+
+def run(command: Command) -> None:
+  """Reads the model of `input`, writes the folder `output`.
+
+  Raises:
+    UserError: a key is missing, no model is there, or the layout cannot hold it.
+  """
+  config = command.config
+  if not config.input or not config.output:
+    raise UserError('export needs --config.input=WORKDIR and --config.output=FOLDER.')
+  spec, params, words = _load(config.input)
+  digest = saving.save(
+    config.output,
+    spec,
+    params,
+    words,
+    layout=config.export,
+    dtype=config.export_dtype,
+    family=config.export_family,
+    max_positions=config.export_positions,
+    origin=_origin(config.input),
+  )
+  writer.say(f'{config.output}: written as {config.export}, model {digest[:12]}')
+
+
+def _load(path: str) -> Any:
+  """(spec, parameters, tokenizer) of a policy's folder, or of any scorer."""
+  folder = files.model_folder(path)
+  held = epath.Path(folder) / exports.SPEC
+  if held.exists():
+    about = jsonl.parse_object(jsonl.read_bytes(held), str(held))
+    if about.get('kind') == exports.KINDS[exports.PolicySpec]:
+      return exports.load_policy(folder)
+  return public.load_scorer(path)[:3]
+
+
+def _origin(path: str) -> dict[str, Any]:
+  """What the workdir of a train run knows for the model card."""
+  out: dict[str, Any] = {}
+  for name, key, ours in (
+    ('config.json', 'model.init_from', 'base'),
+    ('results.json', 'metrics', 'metrics'),
+  ):
+    file = epath.Path(os.path.join(path, name))
+    if file.exists():
+      found = json.loads(file.read_text())
+      out[ours] = found.get(key) if isinstance(found, dict) else None
+  return out
