@@ -78,7 +78,7 @@ def read(
     return jax.make_array_from_callback(
       like.shape,
       like.sharding,
-      lambda index: _block(held, _box(index, like.shape), jnp.dtype(like.dtype)),
+      lambda index: _block(held, _box(index or (), like.shape), jnp.dtype(like.dtype)),
     )
 
   return {name: one(name, like) for name, like in wanted.items()}

@@ -1,6 +1,7 @@
 """JSON lines: every kind of damage in one sentence; atomic and repeatable writing."""
 
 import gzip
+import io
 
 import pytest
 
@@ -114,12 +115,13 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
   with pytest.raises(ValueError):
     jsonl.write_json_lines(path, [{'a': float('nan')}])
 
-  def full(self, data):
-    with open(self, 'wb') as f:
-      f.write(data[:1])
-    raise OSError(28, 'No space left on device')
+  class Full(io.FileIO):
+    def write(self, data):
+      super().write(data[:1])
+      raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(type(jsonl.epath.Path(path)), 'write_bytes', full)
+  place = type(jsonl.epath.Path(path))
+  monkeypatch.setattr(place, 'open', lambda self, mode: Full(self, mode))
   with pytest.raises(UserError) as e:
     jsonl.write_json_lines(path, [{'a': 1}])
   assert str(e.value) == (
