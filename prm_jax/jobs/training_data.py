@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from prm_jax.data import columns, sources, token_cache
+from prm_jax.data.batches import Usage
 from prm_jax.data.sources import Mixture
 from prm_jax.data.token_cache import TokenCache
 from prm_jax.errors import UserError
@@ -35,6 +36,15 @@ class TrainingData:
   examples: Sequence[Trajectory]
   counters: dict[str, int]
   balance: dict[str, dict[str, int]]
+
+  def with_usage(self, usage: Usage) -> TrainingData:
+    """The same, with what an epoch computes among the counters."""
+    more = {
+      'epoch_tokens': usage.tokens,
+      'epoch_padding': usage.places - usage.tokens,
+      'epoch_batches': usage.batches,
+    }
+    return dataclasses.replace(self, counters={**self.counters, **more})
 
   def counted(self) -> dict[str, int]:
     """All counters as paths for results.json."""
