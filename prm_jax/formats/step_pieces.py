@@ -13,6 +13,7 @@ import numpy as np
 from prm_jax.formats.step_rows import (
   EncodedRows,
   bos_ids,
+  common_length,
   marker_ids,
   question_text,
   reason_in_text,
@@ -192,7 +193,5 @@ def _common_beginning(
   ids, n_ids = tokenizer.encode_ragged([question_text(fmt, q) for q in questions])
   out = np.full(len(questions), n_bos, np.int64)
   for r, (start, n) in enumerate(zip(_offsets(n_ids), n_ids)):
-    here = tokens[row_start[r] + n_bos :][:n]
-    same = ids[start : start + len(here)] == here
-    out[r] += len(same) if same.all() else int(same.argmin())
+    out[r] += common_length(tokens[row_start[r] + n_bos :], ids[start : start + n])
   return out

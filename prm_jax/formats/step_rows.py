@@ -65,9 +65,8 @@ class EncodedRows:
     step_offsets: [R + 1] int64.
     question_length: [R] int32, tokens before the first step. Where question and
       first step are encoded together, a token may hold parts of both: then it is the
-      number of leading tokens that are those of the question encoded alone
-      ('joined'), or that lie within the question ('whole'). Other first steps of the
-      same question may share fewer.
+      number of leading tokens that are those of the question encoded alone. Rows of
+      one question share at least the least of theirs.
     full_length: [R] int64, tokens before any truncation.
     reasons: R strings, '' for a usable row, else one of `REASONS`.
   """
@@ -107,6 +106,13 @@ def step_text(fmt: StepFormat, step: str, number: int) -> str:
   template = (number == 1 and fmt.first_step_template) or fmt.step_template
   held = step.strip() if fmt.strip else step
   return template.replace('{number}', str(number)).replace('{step}', held)
+
+
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+  """How many leading ids of a and b are the same."""
+  n = min(len(a), len(b))
+  same = a[:n] == b[:n]
+  return n if same.all() else int(same.argmin())
 
 
 def bos_ids(fmt: StepFormat, tokenizer: Tokenizer) -> list[int]:

@@ -17,6 +17,7 @@ from prm_jax.formats.step_rows import (
   EncodedRows,
   Unusable,
   bos_ids,
+  common_length,
   marker_id,
   question_text,
   reason_in_text,
@@ -28,19 +29,19 @@ from prm_jax.specs import StepFormat
 
 
 class _Text(NamedTuple):
-  """A row as text: where its question ends, and where each marker begins and ends.
+  """A row as text: its question, and where each marker begins and ends.
 
   Without a marker both are the end of the step.
   """
 
   text: str
-  question_end: int
+  question: str
   starts: list[int]
   ends: list[int]
 
 
 class _Row(NamedTuple):
-  """ids [T], step positions [P], tokens within the question."""
+  """ids [T], step positions [P], tokens in common with the question alone."""
 
   ids: np.ndarray
   positions: np.ndarray
@@ -94,9 +95,24 @@ def encode_rows(
   )
 
 
+def marker_tokens(
+  fmt: StepFormat, tokenizer: Tokenizer, question: str, steps: Sequence[str]
+) -> list[list[int]]:
+  """Of each step, the ids of the tokens that hold characters of its marker.
+
+  For a person who wants to see why a row has 'marker_mismatch'.
+  """
+  row = _lay_out(fmt, question, steps)
+  [(ids, spans)] = tokenizer.encode_spans([row.text])
+  return [
+    ids[(spans[:, 0] < end) & (spans[:, 1] > start)].tolist()
+    for start, end in zip(row.starts, row.ends)
+  ]
+
+
 def _lay_out(fmt: StepFormat, question: str, steps: Sequence[str]) -> _Text:
   parts = [question_text(fmt, question)]
-  at = question_end = len(parts[0])
+  at = len(parts[0])
   starts, ends = [], []
   for i, step in enumerate(steps, 1):
     text = step_text(fmt, step, i)
@@ -104,7 +120,7 @@ def _lay_out(fmt: StepFormat, question: str, steps: Sequence[str]) -> _Text:
     starts.append(at + len(text))
     at += len(text) + len(fmt.marker)
     ends.append(at)
-  return _Text(''.join(parts), question_end, starts, ends)
+  return _Text(''.join(parts), parts[0], starts, ends)
 
 
 def _read(
@@ -140,13 +156,14 @@ def _read(
     if marker is not None:
       first = np.searchsorted(stops, np.array(row.starts), side='right')
     position = np.minimum(first, at) - 1 + len(bos)
-  within = int(np.searchsorted(stops, row.question_end, side='right')) + len(bos)
+  alone = np.array(tokenizer.encode(row.question), np.int32)
   # A step of no characters of its own would be read in what stands before it.
-  blank = not fmt.marker and min(np.diff([row.question_end, *row.ends])) == 0
+  blank = not fmt.marker and min(np.diff([len(row.question), *row.ends])) == 0
   if blank or (position < 0).any() or (np.diff(position) <= 0).any():
     raise Unusable('ambiguous')
   tokens = np.concatenate([np.array(bos, np.int32), ids.astype(np.int32)])
-  return _Row(tokens, position.astype(np.int32), within)
+  common = len(bos) + common_length(ids, alone)
+  return _Row(tokens, position.astype(np.int32), common)
 
 
 def _cut(
