@@ -103,8 +103,10 @@ def test_little_room_is_left_and_rows_are_refused():
     t * len(r) for t, r in zip(packed.lengths, packed.rows)
   )
   assert packed.lengths == (600,)
-  with pytest.raises(UserError, match=r'data.pack_lengths=\(512,\).*600 tokens'):
+  with pytest.raises(UserError, match=r'data.pack_lengths=\(512,\).*at least 600'):
     packing.pack(lengths, lengths // 20, pack_lengths=(512,))
+  with pytest.raises(UserError, match='whole numbers'):
+    packing.pack(lengths, lengths // 20, pack_lengths=(0, 600))
   with pytest.raises(UserError, match='batch_size=0'):
     packed.n_batches(0)
 
@@ -152,6 +154,8 @@ def test_batches_hold_what_the_cache_holds(cache):
         assert batch[name][b, c] == getattr(cache, name)[r]
     assert (batch['tokens'][batch['segments'] == 0] == cache.pad_id).all()
   assert sorted(seen) == list(range(cache.n_rows))
+  with pytest.raises(UserError, match='no effect without packing'):
+    Batches(cache, seed=1, batch_size=4, pack_lengths=(64,))
   used = batches.usage
   assert used.tokens == cache.lengths.sum() and used.solutions == cache.n_rows
   assert 'padding' in str(used) and 'row' in batches.describe(2)

@@ -115,6 +115,11 @@ class Batches:
   ):
     if seed < 0:
       raise UserError(f'seed={seed} must be 0 or above.')
+    if len(pack_lengths) and not packing:
+      raise UserError(
+        f'data.pack_lengths={tuple(pack_lengths)} has no effect without packing; set '
+        'data.packing=True.'
+      )
     self.cache = cache
     self.seed = seed
     self._assemble: Callable[..., Arrays]

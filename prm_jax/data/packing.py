@@ -80,10 +80,12 @@ def pack(
   """
   longest = int(lengths.max())
   sizes = sorted(set(pack_lengths)) or [-(-longest // 8) * 8]
-  if sizes[0] < 1 or sizes[-1] < longest:
+  whole = all(isinstance(n, int) and n > 0 for n in sizes)
+  if not whole or sizes[-1] < longest:
     raise UserError(
-      f'data.pack_lengths={tuple(pack_lengths)}: the longest row has {longest} tokens; '
-      'add a length that holds it, or lower the max_length of the format.'
+      f'data.pack_lengths={tuple(pack_lengths)}: whole numbers of tokens are needed, '
+      f'the longest at least {longest} (the longest row); add one, or lower the '
+      'max_length of the format.'
     )
   tokens, steps = [], []
   for of_source, drawn in _of_sources(len(lengths), source_index, source_weights):
