@@ -274,6 +274,14 @@ def test_soft_labels_stay_soft_in_the_inspected_table(bpe):
   assert 'prefixes are re-scored' in inspection.render([row], FORMATS['whole'], bpe, '')
 
 
+def test_inspection_says_what_the_tokenizers_own_code_would_add():
+  held = tokenizers.load(GOLDENS / 'blank_first')
+  row = Trajectory('t', 'p', 'Q', ('a',))
+  for add_bos in (False, True):
+    shown = inspection.render([row], fmt(marker='', add_bos=add_bos), held, '')
+    assert ("without the <s> of this tokenizer's own code" in shown) != add_bos
+
+
 def test_a_tokenizer_without_the_marker_and_a_vocabulary_that_is_too_small(bpe):
   with pytest.raises(UserError, match=r'<step>.*tokens.*add the marker'):
     step_format.check(fmt(marker='<step>'), bpe)

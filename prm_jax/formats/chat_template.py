@@ -229,7 +229,7 @@ def _system(system: str | None) -> list[Message]:
 
 
 def _with_slot(text: str, sentinel: str, slot: str, what: str) -> str:
-  if text.count(sentinel) != 1 or slot in text:
+  if text.count(sentinel) != 1:
     raise UserError(
       f'the chat template writes the {what} {text.count(sentinel)} times, so no step '
       'format can be made of it; write the templates by hand.'

@@ -83,6 +83,8 @@ def _one(
       read = '' if i not in reads else _label(trajectory, label, reads[i])
       table.append((str(i), str(token), repr(tokenizer.decode([token])), step, read))
   how = '' if fmt.extends else '; ids of a prefix may differ, so prefixes are re-scored'
+  if tokenizer.adds_bos and row.tokens[0] != tokenizer.bos_id:
+    how += f"; without the {tokenizer.names['bos_token']} of this tokenizer's own code"
   return f'{head}: {len(row.tokens)} tokens, {steps}{how}\n{_columns(table)}\n'
 
 

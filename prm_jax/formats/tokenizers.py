@@ -43,6 +43,9 @@ class Tokenizer(Protocol):
     eos_id: id of the token that ends a text, or None.
     pad_id: id that fills rows on the right; never attended to, so any id will do.
     fingerprint: sha256 of the content; equal fingerprints give equal ids.
+    adds_bos: whether its own code begins a text with bos. `encode` never does; it says
+      what a step format for models of others should do.
+    names: bos_token, eos_token, pad_token: those there are, as chat templates ask.
   """
 
   vocab_size: int
@@ -51,6 +54,11 @@ class Tokenizer(Protocol):
   eos_id: int | None
   pad_id: int
   fingerprint: str
+  adds_bos: bool
+
+  @property
+  def names(self) -> dict[str, str]:
+    """See above."""
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text, no special tokens added."""
@@ -82,7 +90,12 @@ class ByteTokenizer:
   pad_id = 256
   bos_id: int | None = 257
   eos_id: int | None = 258
+  adds_bos = False
   fingerprint = hashlib.sha256(('bytes ' + ' '.join(SPECIALS)).encode()).hexdigest()
+
+  @property
+  def names(self) -> dict[str, str]:
+    return {'bos_token': BOS, 'eos_token': EOS, 'pad_token': PAD}
 
   def encode(self, text: str) -> list[int]:
     return list(_utf8(text))
@@ -135,8 +148,6 @@ class JsonTokenizer:
       again.
 
   Attributes:
-    adds_bos: whether the tokenizer's own code begins a text with bos. `encode` never
-      does; it says what a step format for it should do.
     config: as given.
   """
 
@@ -183,7 +194,7 @@ class JsonTokenizer:
 
   @property
   def names(self) -> dict[str, str]:
-    """bos_token, eos_token, pad_token: those there are, as chat templates ask."""
+    """bos_token, eos_token, pad_token: those there are."""
     held = {'bos_token': self.bos_id, 'eos_token': self.eos_id}
     named = {k: self._core.id_to_token(i) for k, i in held.items() if i is not None}
     return named if self._pad is None else {**named, 'pad_token': self._pad}
