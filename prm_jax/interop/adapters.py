@@ -5,9 +5,12 @@ makes: step format, head, step value, reduction. `public.load_scorer` turns one 
 the `ScorerSpec` that our own checkpoints save as well. Where the reference scores of
 a family come from is part of the data:
 
-  'fixture'     step probabilities equal those of transformers on a small checkpoint
-  'golden'      and so do the ids of given texts, under the family's real vocabulary
-  'unverified'  neither; written from the authors' description
+  'fixture'       step probabilities equal those of transformers on small checkpoints
+                  of its layout
+  'golden'        the ids of given texts equal those of the authors' way of encoding,
+                  under the family's own vocabulary
+  'small golden'  the same under a small vocabulary of ours
+  'unverified'    none of these; written from the authors' description
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 
 from prm_jax.specs import HeadSpec, StepFormat
 
-REFERENCES = ('golden', 'fixture', 'unverified')
+REFERENCES = ('fixture', 'golden', 'small golden')
 _QWEN_SYSTEM = 'Please reason step by step, and put your final answer within \\boxed{}.'
 _CHATML = '<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n'
 _LLAMA_HEAD = (
@@ -42,7 +45,7 @@ class Adapter:
       folders without a chat template of their own.
     head: what is read; `label_tokens` and biases come from the folder.
     step_value, kind, reduction, coefficient, end: as in `ScorerSpec`.
-    reference: where its reference scores come from, one of `REFERENCES`.
+    references: where its reference scores come from, some of `REFERENCES`.
     model_types: values of model_type in config.json; () any.
     architecture: how the class in config.json must end; '' any.
     tensors: names of head tensors that must be there.
@@ -68,7 +71,7 @@ class Adapter:
   step_value: str
   kind: str
   reduction: str
-  reference: str
+  references: tuple[str, ...] = ()
   coefficient: float = 1.0
   end: str = ''
   model_types: tuple[str, ...] = ()
@@ -83,6 +86,11 @@ class Adapter:
   ids: tuple[tuple[str, int], ...] = ()
   vocabulary: tuple[int, int] = (0, 0)
   note: str = ''
+
+  @property
+  def reference(self) -> str:
+    """Where its reference scores come from, in words."""
+    return ', '.join(self.references) or 'unverified'
 
   @property
   def implicit(self) -> bool:
@@ -106,7 +114,7 @@ _QWEN = Adapter(
   step_value='softmax2',
   kind='probability',
   reduction='product',
-  reference='golden',
+  references=('fixture', 'golden'),
   model_types=('qwen2',),
   tensors=('score.0.weight', 'score.2.weight'),
   tokens=('<extra_0>',),
@@ -129,7 +137,7 @@ _SHEPHERD = Adapter(
   step_value='softmax2',
   kind='probability',
   reduction='min',
-  reference='fixture',
+  references=('fixture', 'small golden'),
   model_types=('mistral', 'llama'),
   pattern='math.?shepherd',
   labels=('-', '+'),
@@ -152,7 +160,7 @@ _LIST = (
     _SHEPHERD,
     name='er_prm',
     models='ER-PRM',
-    reference='unverified',
+    references=(),
     pattern='er[-_]prm',
     ids=(),
     vocabulary=(0, 0),
@@ -174,7 +182,7 @@ _LIST = (
     step_value='softmax2',
     kind='probability',
     reduction='mean',
-    reference='unverified',
+    references=('small golden',),
     model_types=('llama',),
     pattern=r'llama.?3\.1.*prm.*(mistral|deepseek)|rlhflow',
     tokens=('<|eot_id|>', '<|start_header_id|>'),
@@ -196,7 +204,7 @@ _LIST = (
     step_value='sigmoid',
     kind='probability',
     reduction='min',
-    reference='golden',
+    references=('fixture', 'golden'),
     model_types=('qwen2',),
     tensors=('v_head.summary.weight',),
     bos=True,
@@ -219,7 +227,7 @@ _LIST = (
     step_value='softmax2',
     kind='probability',
     reduction='min',
-    reference='golden',
+    references=('fixture', 'golden'),
     architecture='ForTokenClassification',
     tensors=('score.weight',),
     bos=True,
@@ -239,7 +247,7 @@ _LIST = (
     step_value='logit',
     kind='logit',
     reduction='min',
-    reference='unverified',
+    references=('small golden',),
     tensors=('v_head.summary.weight',),
     pattern='pqm',
     tokens=('[PRM]',),
@@ -260,7 +268,7 @@ _LIST = (
     step_value='log_ratio',
     kind='log_ratio',
     reduction='min',
-    reference='unverified',
+    references=('golden',),
     coefficient=0.001,
     end='<|im_end|>',
     pattern='eurus.*prm',

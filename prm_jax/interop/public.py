@@ -30,6 +30,7 @@ from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
 
 Shardings = Callable[[dict[str, Any]], Any]
 OWN, EXPORTED = 'own', 'exported'
+SAMPLED = 'config, names, shapes, first rows of all tensors'
 LONGEST = 32768  # tokens of a row, where the model itself would take more
 
 
@@ -39,14 +40,14 @@ class About:
 
   Attributes:
     adapter: 'own', 'exported' or a name in `ADAPTERS`.
-    reference: where the reference scores of the family come from: one of
-      `adapters.REFERENCES`, 'own' for our own models.
+    reference: where the reference scores of the family come from: some of
+      `adapters.REFERENCES`, 'unverified', or 'own' for our own models.
     source: what the user wrote.
     folder: where it was read.
     revision: commit on the Hub, '' elsewhere.
     digest: of the model: the SHA-256 over all parameters of our own exports, else
       that of `sampled_digest`.
-    digest_of: 'parameters', or 'config, names, shapes, first rows of all tensors'.
+    digest_of: 'parameters' or `SAMPLED`.
     prefix_stable: whether the ids of a prefix are a prefix of the ids.
     note: what a user should know of the family.
   """
@@ -112,6 +113,9 @@ def load_scorer(
       f'checkpoint ({checkpoints.CONFIG}) is there; give the workdir of a train run, '
       'a folder of a public PRM, or hf:OWNER/NAME.'
     )
+  told = None if adapter else checkpoints.read_about(folder)
+  if told is not None:
+    return _exported(source, folder, told, shardings, dtype)
   return _public(source, folder, adapter, shardings, dtype, separator)
 
 
@@ -141,6 +145,36 @@ def _own(source: str, folder: str, shardings: Shardings | None, dtype: str) -> L
   return spec, params, tokenizer, about
 
 
+def _exported(
+  source: str,
+  folder: str,
+  told: dict[str, Any],
+  shardings: Shardings | None,
+  dtype: str,
+) -> Loaded:
+  """A Hugging Face folder that this library wrote: its spec is beside the weights."""
+  if told.get('kind') != 'scorer':
+    raise UserError(
+      f'{source}: holds a {told.get("kind")}, where a scorer is needed; to read it as '
+      f'an implicit PRM, {_known()}.'
+    )
+  ckpt = checkpoints.open_checkpoint(folder)
+  spec = specs.from_dict(ScorerSpec, told['spec'], f'{folder}: spec')
+  if dtype:
+    model = dataclasses.replace(spec.model, param_dtype=dtype, compute_dtype=dtype)
+    spec = dataclasses.replace(spec, model=model)
+  places = None
+  if shardings is not None:
+    places = shardings(weights.declare(spec.model, spec.head))
+  params = loading.load(ckpt, spec.model, spec.head, places)
+  tokenizer = tokenizers.load('bytes' if spec.tokenizer == 'bytes' else folder)
+  about = About(
+    EXPORTED, OWN, source, folder, hub.revision(folder), sampled_digest(ckpt), SAMPLED,
+    spec.step_format.extends,
+  )  # fmt: skip
+  return spec, params, tokenizer, about
+
+
 def _public(
   source: str,
   folder: str,
@@ -152,12 +186,7 @@ def _public(
   ckpt = checkpoints.open_checkpoint(folder)
   tokenizer = tokenizers.load(folder)
   family = ADAPTERS[name] if name else recognise(source, ckpt, tokenizer)
-  model = architectures.model_spec(
-    ckpt.config,
-    folder,
-    param_dtype=dtype or _stored_dtype(ckpt),
-    compute_dtype=dtype or 'float32',
-  )
+  model = _model(ckpt, folder, dtype)
   spec = make_spec(family, ckpt, model, tokenizer, separator)
   places = None
   if shardings is not None:
@@ -165,8 +194,7 @@ def _public(
   params = loading.load(ckpt, spec.model, spec.head, places)
   about = About(
     family.name, family.reference, source, folder, hub.revision(folder),
-    sampled_digest(ckpt), 'config, names, shapes, first rows of all tensors',
-    spec.step_format.extends, family.note,
+    sampled_digest(ckpt), SAMPLED, spec.step_format.extends, family.note,
   )  # fmt: skip
   return spec, params, tokenizer, about
 
@@ -328,3 +356,50 @@ def sampled_digest(ckpt: Checkpoint) -> str:
     rows = ckpt.read(name, 0, 1) if len(shape) > 1 else ckpt.read(name)
     digest.update(rows.tobytes())
   return digest.hexdigest()
+
+
+def language_model(
+  path: str | os.PathLike[str],
+  *,
+  shardings: Shardings | None = None,
+  dtype: str = '',
+) -> tuple[Callable[[], tuple[ScorerSpec, dict[str, Any], Tokenizer]], About]:
+  """A causal language model, as the reference of implicit PRMs.
+
+  Args:
+    path, shardings, dtype: as for `load_scorer`; a Hugging Face folder.
+
+  Returns:
+    (function that loads spec, parameters and tokenizer, about); no weights are read
+    before it is called.
+
+  Raises:
+    UserError: no checkpoint is there.
+  """
+  source = os.fspath(path)
+  folder = os.path.expanduser(hub.resolve(source))
+  ckpt = checkpoints.open_checkpoint(folder)
+
+  def load() -> tuple[ScorerSpec, dict[str, Any], Tokenizer]:
+    model = _model(ckpt, folder, dtype)
+    head = HeadSpec('lm')
+    places = None
+    if shardings is not None:
+      places = shardings(weights.declare(model, head))
+    spec = ScorerSpec(model, head, StepFormat(marker=''), 'log_ratio', 'log_ratio')
+    return spec, loading.load(ckpt, model, head, places), tokenizers.load(folder)
+
+  about = About(
+    'language model', 'fixture', source, folder, hub.revision(folder),
+    sampled_digest(ckpt), SAMPLED, True,
+  )  # fmt: skip
+  return load, about
+
+
+def _model(ckpt: Checkpoint, folder: str, dtype: str) -> ModelSpec:
+  return architectures.model_spec(
+    ckpt.config,
+    folder,
+    param_dtype=dtype or _stored_dtype(ckpt),
+    compute_dtype=dtype or 'float32',
+  )
