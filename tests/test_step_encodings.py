@@ -181,6 +181,15 @@ def test_steps_without_ids_of_their_own():
     encode_step(FORMATS['whole'], BYTES, 'a', 2)
 
 
+def test_encoded_whole_a_prefix_may_have_other_ids(bpe):
+  held = fmt(encoding='whole', marker='')
+  one, two = (encode(held, bpe, 'Q', steps) for steps in (['a.'], ['a.', '\nb']))
+  # The second step's line break joins the full stop, in which the first is read.
+  assert not held.extends
+  assert one.tokens.tolist() != two.tokens[: len(one.tokens)].tolist()
+  assert bpe.decode([two.tokens[two.step_positions[0]]]) == '.\n'
+
+
 # Traps.
 
 

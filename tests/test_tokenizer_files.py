@@ -80,6 +80,9 @@ def test_tokens_that_only_the_config_names(tmp_path, plain):
   )  # fmt: skip
   with pytest.raises(UserError, match=r"'<extra_0>' the id 5 and the tokenizer"):
     tokenizers.load(again)
+  broken = {'added_tokens_decoder': {'7': {'special': True}}}
+  with pytest.raises(UserError, match='without content or id'):
+    tokenizers.load(folder(tmp_path, tokenizer_config=broken))
 
 
 def test_vocab_and_merges(tmp_path, plain):

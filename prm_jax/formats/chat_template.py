@@ -66,7 +66,11 @@ def load_template(folder: str | epath.Path, name: str = 'default') -> str | None
     if isinstance(held, str):
       return held
     if isinstance(held, list):
-      held = {t['name']: t['template'] for t in held}
+      held = {
+        str(t['name']): str(t['template'])
+        for t in held
+        if isinstance(t, dict) and {'name', 'template'} <= set(t)
+      }
     if held:
       if name not in held:
         raise UserError(

@@ -148,15 +148,9 @@ def _with_added(
   Raises:
     UserError: a file gives a token another id than the tokenizer does.
   """
-  library = tokenizers_library()
   core = read_core(text, where)
   held = {t.content for t in core.get_added_tokens_decoder().values()}
-  by_id: dict[int, Any] = {}
-  for content, i in _object(folder / 'added_tokens.json').items():
-    by_id[int(i)] = library.AddedToken(content, special=True, normalized=False)
-  for i, token in (config.get('added_tokens_decoder') or {}).items():
-    flags = {k: bool(token[k]) for k in _FLAGS if k in token}
-    by_id[int(i)] = library.AddedToken(token['content'], **flags)
+  by_id = _by_id(folder, config)
   changed = False
   for i, token in sorted(by_id.items()):
     if token.content not in held:
@@ -177,6 +171,29 @@ def _with_added(
   new = [n for n in dict.fromkeys(wanted) if n and n not in held]
   core.add_special_tokens(new)
   return core.to_str() if new or changed else text
+
+
+def _by_id(folder: epath.Path, config: dict[str, Any]) -> dict[int, Any]:
+  """Tokens that the files beside the tokenizer give an id.
+
+  Raises:
+    UserError: an entry is not a token with an id.
+  """
+  added = tokenizers_library().AddedToken
+  older = _object(folder / 'added_tokens.json')
+  out: dict[int, Any] = {}
+  try:
+    for content, i in older.items():
+      out[int(i)] = added(content, special=True, normalized=False)
+    for i, token in (config.get('added_tokens_decoder') or {}).items():
+      flags = {k: bool(token[k]) for k in _FLAGS if k in token}
+      out[int(i)] = added(token['content'], **flags)
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    raise UserError(
+      f'{folder}: {CONFIG} or added_tokens.json holds an added token without content '
+      f'or id ({e}); copy the files again.'
+    ) from e
+  return out
 
 
 def _eos_by_id(folder: epath.Path, text: str, where: str) -> str | None:
