@@ -31,7 +31,9 @@ WEIGHTS = 'model.safetensors'
 VERSION = 1
 S = TypeVar('S', ScorerSpec, PolicySpec)
 # What of a model may differ from the one that it starts from.
-FREE = ('scan_layers', 'remat', 'param_dtype', 'compute_dtype', 'query_block')
+FREE = (
+  'scan_layers', 'remat', 'param_dtype', 'compute_dtype', 'query_block', 'attention',
+)  # fmt: skip
 KINDS: dict[type, str] = {ScorerSpec: 'scorer', PolicySpec: 'policy'}
 
 

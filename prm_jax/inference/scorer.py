@@ -1,18 +1,22 @@
 """Step scores of solutions: one forward pass each, in batches of few fixed shapes.
 
-A row's shape depends on that row alone (the buckets of its length and of its number
-of steps), and all batches of a shape have the same number of rows, filler included.
-So a score depends neither on the order of the solutions nor on a row's company.
+Solutions of one question share its keys: the question is read once, and each solution
+is a row that attends to the question's keys and to its own. What a row shares is told
+by the row alone (its own `question_length`), and so is its shape (the buckets of its
+lengths and of its number of steps); all batches of a shape have the same number of
+rows, filler included. So a score depends neither on the order of the solutions nor on
+a row's company, bit by bit.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -21,25 +25,39 @@ from prm_jax.formats import step_format
 from prm_jax.formats.step_format import Encoded, Unusable
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.inference.buckets import bucket
+from prm_jax.models import decoding, heads
 from prm_jax.models import scorer as scoring_model
 from prm_jax.parallel.mesh import batch_shards, make_mesh
 from prm_jax.parallel.sharding import batch_sharding, replicated
 from prm_jax.records import ScoreSet, Trajectory
-from prm_jax.specs import ScorerSpec
+from prm_jax.specs import ModelSpec, ScorerSpec
 from prm_jax.step_values import VALUES
 
-BATCH_TOKENS = 4096
+MAX_BATCH_TOKENS = {'cpu': 4096, 'gpu': 32768, 'tpu': 32768}
+CACHE_NUMBERS = 1 << 20  # feed-forward activations of a batch that a CPU's caches hold
 ROW_MULTIPLE = 8
 MIN_TOKENS = 16
+PER_OCTAVE = 4  # 8 pads by 4 % less, and doubles the shapes to compile
 MIN_STEPS = 8
+MIN_SHARED = 32  # a shorter question is read with each of its solutions
+MIN_KEYS = 128
 
 
 class Shape(NamedTuple):
-  """Of a batch: B rows, T tokens, P steps."""
+  """Of a batch: B rows, T tokens, P steps, S places for keys read before (or 0)."""
 
   B: int
   T: int
   P: int
+  S: int = 0
+
+
+class Job(NamedTuple):
+  """A batch to run: its shape, which rows, and for each the keys read before."""
+
+  shape: Shape
+  members: list[int]
+  caches: list[jax.Array]
 
 
 class Scorer:
@@ -51,7 +69,11 @@ class Scorer:
       spread over that mesh; others are copied to every local device.
     tokenizer: the one the model was trained with.
     batch_tokens: B * T of a batch on one device is at most this (one row may be
-      longer). Another budget means other batch shapes; they move scores by 1e-5.
+      longer); 0 chooses by device and model (on CPU few, so that a batch's activations
+      stay in its caches). Another budget means other batch shapes; they move scores
+      by 1e-5.
+    share_questions: read a question of at least 32 tokens once for all its solutions
+      of a call. Scores with and without differ by rounding, 1e-5 at most.
   """
 
   def __init__(
@@ -60,11 +82,13 @@ class Scorer:
     params: Any,
     tokenizer: Tokenizer,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = 0,
+    share_questions: bool = True,
   ):
     self.spec = spec
     self.tokenizer = tokenizer
-    self.batch_tokens = batch_tokens
+    self.batch_tokens = batch_tokens or _batch_tokens(spec.model)
+    self.share_questions = share_questions
     mesh = _mesh_of(params)
     if mesh is None:
       mesh = make_mesh(devices=jax.local_devices())
@@ -73,6 +97,11 @@ class Scorer:
     self._rows = batch_sharding(mesh)
     self._n_shards = batch_shards(mesh)
     self._forward = jax.jit(self._step_values)
+    self._forward_shared = jax.jit(self._shared_step_values)
+    # Every device holds the questions' keys: any row may be placed on it.
+    self._read_questions = jax.jit(
+      self._question_keys, static_argnums=2, out_shardings=replicated(mesh)
+    )
 
   def with_params(self, params: Any) -> Scorer:
     """The same scorer with other parameters, placed alike; nothing compiles anew."""
@@ -133,51 +162,146 @@ class Scorer:
   def values(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
     """Step values of encoded rows, float32 [n_steps] each, in order."""
     out: list[Any] = [None] * len(rows)
-    waiting: list[tuple[list[int], jax.Array]] = []
+    waiting: deque[tuple[list[int], jax.Array]] = deque()
 
     def collect() -> None:
-      members, result = waiting.pop(0)
+      members, result = waiting.popleft()
       for i, values in zip(members, np.asarray(result), strict=False):
         out[i] = values[: rows[i].n_steps]
 
-    for shape, members in self._batches(rows):
-      waiting.append((members, self._dispatch(shape, [rows[i] for i in members])))
+    for job in self._jobs(rows):
+      waiting.append((job.members, self._dispatch(job, rows)))
       if len(waiting) > 1:  # one runs while the next is put together
         collect()
     while waiting:
       collect()
     return out
 
+  def shared_length(self, row: Encoded) -> int:
+    """Tokens of a row that are read once for its question; 0 if it shares nothing.
+
+    Never a token at which a step is read.
+    """
+    start = min(row.question_length, int(row.step_positions[0]))
+    return start if self.share_questions and start >= MIN_SHARED else 0
+
   def shape_of(self, row: Encoded) -> Shape:
-    """The batch shape of a row; depends on nothing but its own size."""
-    longest = max(self.spec.step_format.max_length, len(row.tokens))
-    t = min(bucket(len(row.tokens), MIN_TOKENS), longest)
+    """The batch shape of a row; depends on nothing but the row."""
+    start = self.shared_length(row)
+    own = len(row.tokens) - start
+    t = bucket(own, MIN_TOKENS, PER_OCTAVE)
+    if not start:
+      t = min(t, max(self.spec.step_format.max_length, own))
+    keys = bucket(start, MIN_KEYS, 1) if start else 0
+    steps = bucket(row.n_steps, MIN_STEPS, 1)
+    return Shape(self._n_rows(t), t, steps, keys)
+
+  def _n_rows(self, t: int) -> int:
     per_shard = max(1, self.batch_tokens // t)
     if per_shard > ROW_MULTIPLE:
       per_shard -= per_shard % ROW_MULTIPLE
-    return Shape(per_shard * self._n_shards, t, bucket(row.n_steps, MIN_STEPS, 1))
+    return per_shard * self._n_shards
 
-  def _batches(self, rows: Sequence[Encoded]) -> Iterator[tuple[Shape, list[int]]]:
-    groups = defaultdict(list)
+  def _jobs(self, rows: Sequence[Encoded]) -> Iterator[Job]:
+    """Full batches as soon as their rows' questions are read, then the others.
+
+    So at most a batch of each shape and of questions keeps keys alive.
+    """
+    alone = defaultdict(list)
+    questions: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-      groups[self.shape_of(row)].append(i)
-    for shape, members in sorted(groups.items()):
-      for start in range(0, len(members), shape.B):
-        yield shape, members[start : start + shape.B]
+      start = self.shared_length(row)
+      if start:
+        questions[start, row.tokens[:start].tobytes()].append(i)
+      else:
+        alone[self.shape_of(row)].append(i)
+    for shape, members in sorted(alone.items()):
+      for at in range(0, len(members), shape.B):
+        yield Job(shape, members[at : at + shape.B], [])
 
-  def _dispatch(self, shape: Shape, rows: Sequence[Encoded]) -> jax.Array:
+    jobs: dict[Shape, Job] = {}
+    for members, keys in self._questions(rows, list(questions.values())):
+      for i in members:
+        shape = self.shape_of(rows[i])
+        job = jobs.setdefault(shape, Job(shape, [], []))
+        job.members.append(i)
+        job.caches.append(keys)
+        if len(job.members) == shape.B:
+          yield jobs.pop(shape)
+    yield from (jobs[shape] for shape in sorted(jobs))
+
+  def _questions(
+    self, rows: Sequence[Encoded], groups: list[list[int]]
+  ) -> Iterator[tuple[list[int], jax.Array]]:
+    """The rows of each question, with its keys; read in batches of one length."""
+    by_length = defaultdict(list)
+    for members in groups:
+      start = self.shared_length(rows[members[0]])
+      by_length[bucket(start, MIN_TOKENS, PER_OCTAVE)].append((start, members))
+    for t, found in sorted(by_length.items()):
+      b = self._n_rows(t)
+      for at in range(0, len(found), b):
+        part = found[at : at + b]
+        tokens = np.zeros((b, t), np.int32)
+        for place, (start, members) in enumerate(part):
+          tokens[place, :start] = rows[members[0]].tokens[:start]
+        read = self._read_questions(
+          self._params, jax.device_put(tokens, self._rows), bucket(t, MIN_KEYS, 1)
+        )
+        for (_, members), keys in zip(part, read, strict=False):
+          yield members, keys
+
+  def _dispatch(self, job: Job, rows: Sequence[Encoded]) -> jax.Array:
+    shape = job.shape
     tokens = np.zeros((shape.B, shape.T), np.int32)
     positions = np.zeros((shape.B, shape.P), np.int32)
-    for b, row in enumerate(rows):
-      tokens[b, : len(row.tokens)] = row.tokens
-      positions[b, : row.n_steps] = row.step_positions
-    tokens, positions = jax.device_put((tokens, positions), self._rows)
-    return self._forward(self._params, tokens, positions)
+    lengths = np.zeros(shape.B, np.int32)
+    for b, i in enumerate(job.members):
+      row, start = rows[i], self.shared_length(rows[i])
+      tokens[b, : len(row.tokens) - start] = row.tokens[start:]
+      positions[b, : row.n_steps] = row.step_positions - start
+      lengths[b] = start
+    tokens, positions, lengths = jax.device_put(
+      (tokens, positions, lengths), self._rows
+    )
+    if not job.caches:
+      return self._forward(self._params, tokens, positions)
+    caches = (*job.caches, *job.caches[:1] * (shape.B - len(job.caches)))
+    return self._forward_shared(self._params, tokens, positions, caches, lengths)
 
   def _step_values(self, params: Any, tokens: jax.Array, positions: jax.Array):
     spec = self.spec
     outputs = scoring_model.apply(spec.model, spec.head, params, tokens, positions)
     return VALUES[spec.step_value](outputs.astype(np.float32))
+
+  def _question_keys(self, params: Any, tokens: jax.Array, places: int):
+    """Keys and values of each row of tokens [B, T]: a tuple of B [L, 2, K, S, H]."""
+    read = decoding.prefill(self.spec.model, params, tokens)
+    keys = jnp.stack([jnp.stack(layer, axis=1) for layer in read], axis=1)
+    room = places - tokens.shape[1]
+    keys = jnp.pad(keys, [(0, 0)] * 4 + [(0, room), (0, 0)])
+    return tuple(keys[b] for b in range(len(tokens)))
+
+  def _shared_step_values(self, params: Any, tokens, positions, caches, lengths):
+    spec = self.spec
+    keys = jnp.stack(caches, axis=2)  # [L, 2, B, K, S, H]
+    shared = [(layer[0], layer[1]) for layer in keys]
+    hidden = decoding.read_on(spec.model, params, tokens, positions, shared, lengths)
+    outputs = heads.read(spec.model, spec.head, params, hidden)
+    return VALUES[spec.step_value](outputs.astype(np.float32))
+
+
+def _batch_tokens(spec: ModelSpec) -> int:
+  """The default budget of a device: a power of two.
+
+  Measured on a CPU with 1 MiB of second-level cache a core; a fixed, larger one on
+  accelerators.
+  """
+  platform = jax.default_backend()
+  most = MAX_BATCH_TOKENS.get(platform, MAX_BATCH_TOKENS['gpu'])
+  if platform != 'cpu':
+    return most
+  return min(max(1 << (CACHE_NUMBERS // spec.d_ff).bit_length() - 1, 256), most)
 
 
 def _mesh_of(params: Any) -> Mesh | None:

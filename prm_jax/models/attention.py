@@ -1,27 +1,48 @@
 """Causal grouped-query attention as einsums in the layout [B, N, T, H].
 
 Queries and keys carry explicit positions, and what a query sees is decided by
-positions alone. `attend` serves whole sequences: queries at arbitrary positions (the
-step positions of the last layer) and queries in blocks. `forked` serves texts that
-begin alike and then part: each reads keys that it shares with others, computed once,
-and keys of its own.
+positions alone (and by segments where rows are packed). Texts that begin alike and
+then part read keys that they share, computed once, and keys of their own: whole texts
+with `causal` and `attend`, whose keys may stand `before` the text, and texts that grow
+by a few tokens at a time with `forked`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
+from prm_jax.errors import UserError
 from prm_jax.models import layers, rope
 from prm_jax.models.weights import Params
 from prm_jax.specs import ModelSpec
 
 _HIDDEN = -1e30  # finite, so that a row that sees nothing stays free of NaN
+_NOWHERE = 2**30  # position of a key that no query sees
 
 KeysValues = tuple[jax.Array, jax.Array]
 OWN_BLOCK = 32  # own keys that `forked` reads at a time
+
+
+class Before(NamedTuple):
+  """Keys that stand before a text and were computed elsewhere.
+
+  Attributes:
+    k, v: [B, K, S, H].
+    positions: int32 [B, S]; see `before`.
+  """
+
+  k: jax.Array
+  v: jax.Array
+  positions: jax.Array
+
+
+def before(shared: KeysValues, length: jax.Array) -> Before:
+  """The first `length` (int32 [B]) of the keys and values `shared` [B, K, S, H]."""
+  places = jnp.arange(shared[0].shape[2], dtype=jnp.int32)[None]
+  return Before(*shared, jnp.where(places < length[:, None], places, _NOWHERE))
 
 
 def queries(spec: ModelSpec, w: Params, x: jax.Array, turn: rope.Rotation) -> jax.Array:
@@ -150,12 +171,15 @@ def causal(
   positions: jax.Array,
   window: int | jax.Array = 0,
   segments: jax.Array | None = None,
+  earlier: Before | None = None,
 ) -> jax.Array:
   """Self-attention of a whole sequence, in query blocks where it is long.
 
   A block reads only the keys up to its own end (and from its window's start, if
   the window is known at trace time): about half the work of one T x T product,
   and scores of one block at a time.
+
+  With `spec.attention` 'xla' or 'cudnn' one fused call instead, without blocks.
 
   Args:
     spec: `query_block` is the number of queries of a block.
@@ -166,28 +190,73 @@ def causal(
     window: see `visible`.
     segments: int32 [B, T], increasing along a row: tokens see those of their own
       segment only. None where rows are not packed.
+    earlier: keys that every block reads before the sequence's own; `positions` are
+      then [B, T], and there are no segments.
 
   Returns:
     [B, N, T, H] in q's dtype.
   """
-  t, size = q.shape[2], spec.query_block
-  if not size or t <= size:
-    return attend(spec, q, k, v, positions, positions, window, segments, segments)
+  if spec.attention != 'einsum':
+    return _fused(spec, q, k, v, positions, window, segments, earlier)
+  t, size = q.shape[2], spec.query_block or q.shape[2]
   blocks = []
   for start in range(0, t, size):
     stop = min(start + size, t)
     first = 0
     if isinstance(window, int) and window:
       first = max(0, start - window + 1)
+    part = (k[:, :, first:stop], v[:, :, first:stop], positions[..., first:stop])
+    keys, values, places = part if earlier is None else join(earlier, *part)
     blocks.append(
       attend(
-        spec, q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop],
-        positions[..., start:stop], positions[..., first:stop], window,
+        spec, q[:, :, start:stop], keys, values, positions[..., start:stop], places,
+        window,
         None if segments is None else segments[:, start:stop],
         None if segments is None else segments[:, first:stop],
       )
     )  # fmt: skip
-  return jnp.concatenate(blocks, axis=2)
+  return jnp.concatenate(blocks, axis=2) if len(blocks) > 1 else blocks[0]
+
+
+def _fused(spec, q, k, v, positions, window, segments, earlier) -> jax.Array:
+  """`causal` by `jax.nn.dot_product_attention`; what it can say by name, it is told
+  by name, because a mask costs T x S numbers in the cuDNN kernel."""
+  if spec.attention == 'cudnn' and jax.default_backend() != 'gpu':
+    raise UserError(
+      "model.attention='cudnn' needs a GPU, and this process computes on "
+      f"{jax.default_backend()}; set it to 'einsum'."
+    )
+  rules: dict = {}
+  if segments is None and earlier is None and isinstance(window, int):
+    rules = {
+      'is_causal': True,
+      'local_window_size': (window - 1, 0) if window else None,
+    }
+  else:
+    places = positions
+    if earlier is not None:
+      k, v, places = join(earlier, k, v, positions)
+    seen = visible(positions, places, window)
+    seen = seen if seen.ndim == 3 else seen[None]
+    if segments is not None:
+      seen = seen & (segments[:, :, None] == segments[:, None])
+    rules = {'mask': seen[:, None]}
+  read = jax.nn.dot_product_attention(
+    *(x.transpose(0, 2, 1, 3) for x in (q, k, v)),
+    scale=spec.query_scale or q.shape[-1] ** -0.5,
+    implementation=cast(Literal['xla', 'cudnn'], spec.attention),
+    **rules,
+  )
+  return read.transpose(0, 2, 1, 3)
+
+
+def join(earlier: Before, k: jax.Array, v: jax.Array, positions: jax.Array) -> Before:
+  """Earlier keys and own ones [B, K, T, H] at `positions` [B, T], end to end."""
+  return Before(
+    jnp.concatenate([earlier.k, k], axis=2),
+    jnp.concatenate([earlier.v, v], axis=2),
+    jnp.concatenate([earlier.positions, positions], axis=1),
+  )
 
 
 class _Partial(NamedTuple):

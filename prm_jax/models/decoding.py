@@ -61,6 +61,52 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array) -> Caches:
   return caches
 
 
+def read_on(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  step_positions: jax.Array,
+  shared: Sequence[KeysValues],
+  shared_length: jax.Array,
+) -> jax.Array:
+  """The states of whole texts at some of their tokens, their beginnings read before.
+
+  What `decoder.forward` gives for the joined texts, without computing the beginnings
+  again; like there the last layer has queries at the step positions only.
+
+  Args:
+    spec, params: a model; its head is not read.
+    tokens: int32 [B, T], what follows the beginning, padded with any id.
+    step_positions: int32 [B, P], indices into `tokens`.
+    shared: for each layer keys and values [B, K, S, H] of the beginnings, as from
+      `prefill`.
+    shared_length: int32 [B], how many of the S keys a row continues.
+
+  Returns:
+    Hidden states after the final norm [B, P, D].
+  """
+  steps = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  positions = shared_length[:, None] + steps
+  at = shared_length[:, None] + step_positions
+  x = decoder.embed(spec, params['decoder']['embed_VD'], tokens)
+  for i, w in enumerate(layer_weights(spec, params)):
+    view = decoder.view_of(spec, positions, spec.is_windowed(i))
+    earlier = attention.before(shared[i], shared_length)
+    h = layers.rms_norm(spec, x, w['attn_norm_D'])
+    k, v = attention.keys_values(spec, w, h, view.turn)
+    if i + 1 < spec.n_layers:
+      q = attention.queries(spec, w, h, view.turn)
+      mixed = attention.causal(spec, q, k, v, positions, view.window, earlier=earlier)
+    else:
+      x, h = (layers.take_positions(a, step_positions) for a in (x, h))
+      turn = decoder.view_of(spec, at, spec.is_windowed(i)).turn
+      q = attention.queries(spec, w, h, turn)
+      keys, values, places = attention.join(earlier, k, v, positions)
+      mixed = attention.attend(spec, q, keys, values, at, places, view.window)
+    x = decoder.after_attention(spec, w, x, mixed)
+  return layers.rms_norm(spec, x, params['decoder']['final_norm_D'])
+
+
 def own_caches(
   spec: ModelSpec, groups: int, members: int, length: int, device: jax.Device | None
 ) -> Caches:
