@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -79,12 +80,15 @@ class Parts:
     adapted = lambda w: isinstance(w, layers.Adapted)
 
     def one(w: Any) -> jax.Array:
-      if not adapted(w):
-        return w
-      merge = jax.jit(lora.merge, static_argnums=1, out_shardings=w.base.sharding)
-      return merge(w, self.dtype)
+      return _merge_to(w.base.sharding)(w, self.dtype) if adapted(w) else w
 
     return jax.tree.map(one, self.whole(trained, frozen), is_leaf=adapted)
+
+
+@functools.lru_cache
+def _merge_to(place: jax.sharding.Sharding) -> Any:
+  """`lora.merge` compiled once a shape, whatever the number of layers."""
+  return jax.jit(lora.merge, static_argnums=1, out_shardings=place)
 
 
 def split(
