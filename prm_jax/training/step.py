@@ -31,6 +31,8 @@ def apply_scoring_model(spec: ModelSpec, head: HeadSpec, **options: Any) -> Appl
   """An `ApplyFn` of the scoring model; `options` are those of `scorer.apply`."""
 
   def apply_fn(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
+    if 'question_tokens' in batch:
+      return scorer.apply_shared(spec, head, params, batch, key=key, **options)
     tokens, positions = batch['tokens'], batch['step_positions']
     return scorer.apply(
       spec, head, params, tokens, positions,
@@ -73,7 +75,7 @@ def make_train_step(
       logits [B, T, V].
     objective: (outputs, batch) -> (loss_sum, weight), float32 scalars; rows whose
       `row_mask` is False must not count, as with `objectives.registry.evaluate`.
-    tx: optimizer.
+    tx: optimizer; it may take the norm of the gradient as `grad_norm`.
     seed: of dropout; a step's key is made of it and the number of the step.
     accumulation: microbatches a batch is split into (rows a, a + A, a + 2A, ...: so
       every device keeps its own rows).
@@ -109,6 +111,7 @@ def make_train_step(
     return loss_sum, sums
 
   grad_fn = jax.grad(loss_fn, has_aux=True)
+  tx = optax.with_extra_args_support(tx)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -123,15 +126,21 @@ def make_train_step(
     weight = sums.pop('weight')
     divisor = jnp.where(weight > 0, weight, 1.0)
     loss = sums.pop('loss_sum') / divisor
-    grads = jax.tree.map(lambda g: g / divisor, grads)
-    grad_norm = optax.tree_utils.tree_norm(grads)
+    # A product, because it is fused into what reads it; a division would be stored.
+    mean = lambda: jax.tree.map(lambda g: g * (1.0 / divisor), grads)
+    grad_norm = optax.tree_utils.tree_norm(mean())
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weight)
     good = finite & (weight > 0)
 
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jnp.where(good, new, old)
-    params = jax.tree.map(keep, params, state.params)
+    def update(held):
+      updates, opt_state = tx.update(mean(), held[1], held[0], grad_norm=grad_norm)
+      return optax.apply_updates(held[0], updates), opt_state
+
+    # A branch, because it updates in place. To choose between old and new numbers
+    # keeps both: copies of the moments, and twice the time for a large vocabulary.
+    params, opt_state = jax.lax.cond(
+      good, update, lambda held: held, (state.params, state.opt_state)
+    )
     metrics = {
       'loss': loss,
       'weight': weight,
@@ -144,7 +153,6 @@ def make_train_step(
     rates = optax.tree_utils.tree_get_all_with_path(opt_state, 'learning_rate')
     if rates:
       metrics['learning_rate'] = rates[0][1]
-    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
     return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
   return train_step
