@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
   data.limit = 0  # rows read of each source at most; 0 reads all (for smoke runs)
   data.packing = False  # several solutions in a token row, which do not see each other
   data.pack_lengths = ()  # tokens of such rows; () those of the longest solution
+  data.share_question = 0  # or C >= 2: a row is a question, computed once, with up to C
+  #   of its solutions; pays where there are several in the data
   data.cache_dir = ''  # token caches; '' keeps them in the workdir
 
   # How public formats become records (ImportOptions).
@@ -244,8 +246,16 @@ def get_config() -> ConfigDict:
   # Tools and score: what to read and where to write.
   c.input = ''  # a source, as above
   c.output = ''  # a file; its name says whether it is zipped
-  c.scorer = ''  # a train run's workdir, for score and evaluate
+  c.scorer = ''  # for score and evaluate: a train run's workdir, the folder of a public
+  #   PRM or of an export, or hf:OWNER/NAME@REVISION
   c.scorer_name = 'prm'  # key of `scores` in the records
+  c.scorer_adapter = ''  # family of a public PRM (prm_jax.interop.adapters.ADAPTERS);
+  #   '' recognises it by its folder
+  c.scorer_dtype = ''  # of its parameters and computation, for example bfloat16; ''
+  #   keeps parameters as they are stored and computes in float32 (ours: as trained)
+  c.scorer_separator = ''  # what ends a step, where the family does not save it (trl)
+  c.scorer_reference = ''  # of an implicit PRM: the model that it was trained from, a
+  #   folder or hf:OWNER/NAME@REVISION; 'none' reads the policy alone
   c.score_files = ''  # evaluate: NAME=PATH of saved best-of-N step scores
   c.export = ''  # convert: format of the output; '' means our own records.
   #   export: layout, transformers or vllm

@@ -350,7 +350,13 @@ def one_device(cache):
   return batches, losses_of('one', batches)
 
 
-@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize(
+  'way',
+  [
+    'accumulated',
+    *(pytest.param(w, marks=pytest.mark.slow) for w in ('fsdp_tensor', 'pmap')),
+  ],
+)
 def test_any_devices_and_microbatches_give_one_number(way, one_device):
   batches, want = one_device
   found = losses_of(way, batches, accumulation=2 if way == 'accumulated' else 1)

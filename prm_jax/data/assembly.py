@@ -76,6 +76,37 @@ def packed_tokens(
   return {**in_rows, 'token_mask': learned, **shared}
 
 
+def shared_steps(
+  cache: TokenCache,
+  rows: np.ndarray,
+  length: int,
+  n_steps: int,
+  *,
+  cut: np.ndarray,
+  question_length: int,
+) -> Arrays:
+  """Arrays of questions with their solutions `rows` [B, C]: T = length of what follows
+  the questions, which are the first `cut` [R] tokens of the cache's rows."""
+  there, held, shared = _of_rows(cache, rows)
+  asked = np.where(there[:, 0], cut[held[:, 0]], 0)
+  column = np.arange(question_length)
+  in_question = column < asked[:, None]
+  question_at = np.where(in_question, cache.offsets[held[:, 0]][:, None] + column, 0)
+  place = np.arange(length)
+  is_token = place < (_sizes(cache.offsets, held, there) - cut[held])[..., None]
+  token_at = np.where(is_token, (cache.offsets[held] + cut[held])[..., None] + place, 0)
+  step_at, is_step = _window(cache.step_offsets, held, there, n_steps)
+  positions = cache.step_positions[step_at] - cut[held][..., None]
+  return {
+    'question_tokens': _tokens(cache, question_at, in_question),
+    'question_length': asked.astype(np.int32),
+    'tokens': _tokens(cache, token_at, is_token),
+    'step_positions': np.where(is_step, positions, 0).astype(np.int32),
+    **_of_steps(cache, there, held, step_at, is_step),
+    **shared,
+  }
+
+
 def _packed(
   cache: TokenCache, there: np.ndarray, held: np.ndarray, length: int
 ) -> tuple[Arrays, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prm_jax.data import assembly, epoch_plan
+from prm_jax.data import assembly, epoch_plan, sharing
 from prm_jax.data import packing as packings
 from prm_jax.data.epoch_plan import EpochPlan
 from prm_jax.data.packing import Packing
@@ -81,6 +81,12 @@ class Batches:
 
   `objectives.registry.evaluate` brings outputs and arrays back to [B x C, P].
 
+  With `share_question`=C a row is a question with up to C of its solutions (again
+  what belongs to a solution has C after B), and T is the length of what follows it:
+
+    question_tokens [B, Tq] int32, question_length [B] int32
+    tokens [B, C, T], step_positions [B, C, P]   without the question, counted after it
+
   Args:
     cache: the rows.
     of: what is learned, 'steps' or 'tokens'.
@@ -90,6 +96,7 @@ class Batches:
     source_weights: one a source of the cache; none means all 1.
     packing: put several solutions into a row; `buckets` play no part then.
     pack_lengths: T of packed rows; none takes the longest solution's.
+    share_question: C, solutions of a question that share its keys; 0 shares none.
     process_index, process_count: this process feeds the block `process_index` of
       `process_count` of every batch.
 
@@ -110,6 +117,7 @@ class Batches:
     source_weights: Sequence[float] = (),
     packing: bool = False,
     pack_lengths: Sequence[int] = (),
+    share_question: int = 0,
     process_index: int = 0,
     process_count: int = 1,
   ):
@@ -131,7 +139,15 @@ class Batches:
       'source_weights': weights,
     }
     self._packing: Packing | None = None
-    if packing:
+    self._plan_shared: Callable[..., EpochPlan] | None = None
+    if share_question:
+      if packing or of != 'steps' or share_question < 2:
+        raise UserError(
+          f'data.share_question={share_question}: give at least 2, for objectives that '
+          'read steps, without data.packing.'
+        )
+      self._share(share_question, weights)
+    elif packing:
       self._packing = packings.pack(
         cache.lengths, cache.n_steps, pack_lengths=pack_lengths, **self._sources
       )
@@ -154,6 +170,26 @@ class Batches:
     epoch_plan.process_rows(np.zeros(batch_size), *self.process)
     # Prefetching threads stand at most one epoch apart.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+  def _share(self, members: int, weights: Sequence[float]) -> None:
+    shared = sharing.find(self.cache)
+    times = np.array(sharing.copies(weights))[self.cache.source_index]
+    count = sharing.n_rows(shared.question, times, members)
+    self.n_batches = -(-count // self.batch_size)
+    self.max_steps = dict(zip(shared.buckets, shared.max_steps))
+    self._question = dict(zip(shared.buckets, shared.question_lengths))
+    self._plan_shared = functools.partial(
+      sharing.plan, shared, lengths=self.cache.lengths, times=times,
+      members=members, batch_size=self.batch_size,
+    )  # fmt: skip
+
+    def assemble(cache: TokenCache, rows: np.ndarray, length: int, n: int) -> Arrays:
+      asked = self._question[length]
+      return assembly.shared_steps(
+        cache, rows, length, n, cut=shared.cut, question_length=asked
+      )
+
+    self._assemble = assemble
 
   def __len__(self) -> int:
     return sys.maxsize
@@ -185,7 +221,12 @@ class Batches:
     return Usage(
       solutions=len(there),
       tokens=int(self.cache.lengths[there].sum()),
-      places=int(plan.lengths.sum()) * self.batch_size,
+      places=sum(
+        self._question.get(n, 0) * self.batch_size + n * plan.rows[0].size
+        if self._plan_shared
+        else n * self.batch_size
+        for n in plan.lengths.tolist()
+      ),
       batches=self.n_batches,
     )
 
@@ -215,6 +256,8 @@ class Batches:
 
   def _make_plan(self, epoch: int) -> EpochPlan:
     lengths = self.cache.lengths
+    if self._plan_shared is not None:
+      return self._plan_shared(self.seed, epoch)
     if self._packing is not None:
       return packings.plan(
         self._packing, self.seed, epoch, lengths, self.cache.n_steps,

@@ -151,6 +151,7 @@ class Run:
       source_weights=self.data.source_weights,
       packing=config.data.packing,
       pack_lengths=config.data.pack_lengths,
+      share_question=config.data.share_question,
       process_index=process,
       process_count=processes,
     )

@@ -131,7 +131,7 @@ def after_attention(
   return constrain(x + out, 'BTD')
 
 
-def _remat(spec: ModelSpec, f: Callable) -> Callable:
+def _remat(spec: ModelSpec, f: Callable, static: tuple[int, ...] = ()) -> Callable:
   if spec.remat == 'none':
     return f
   policy = None
@@ -139,7 +139,9 @@ def _remat(spec: ModelSpec, f: Callable) -> Callable:
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
   # Inside a scan the compiler cannot undo rematerialization by sharing
   # subexpressions, so its (costly) barrier is not needed there.
-  return jax.checkpoint(f, policy=policy, prevent_cse=not spec.scan_layers)
+  return jax.checkpoint(
+    f, policy=policy, prevent_cse=not spec.scan_layers, static_argnums=static
+  )
 
 
 def _scan(spec, stacked, x, positions, segments, constrain):
@@ -198,7 +200,7 @@ def forward(
   positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
   if segments is not None:
     positions = packed_positions(segments)
-  x = constrain(embed(spec, params['embed_VD'], tokens), 'BTD')
+  x = constrain(embed(spec, constrain(params['embed_VD'], 'V.'), tokens), 'BTD')
   last = spec.n_layers - 1
   if spec.scan_layers and last > 0:
     x = _scan(spec, params['layers'], x, positions, segments, constrain)
@@ -210,6 +212,70 @@ def forward(
       return layer(spec, w, x, positions, view, constrain, at)
 
     x = _remat(spec, one)(params[f'layer_{i}'], x)
+  return layers.rms_norm(spec, x, params['final_norm_D'])
+
+
+def forward_shared(
+  spec: ModelSpec,
+  params: Params,
+  questions: jax.Array,
+  question_length: jax.Array,
+  tokens: jax.Array,
+  step_positions: jax.Array,
+  *,
+  constrain: layers.Constrain = layers.unconstrained,
+) -> jax.Array:
+  """What `forward` gives for solutions after their questions, each question computed
+  once: its solutions attend to the question's keys and to their own.
+
+  Args:
+    spec, params, constrain: as for `forward`.
+    questions: int32 [B, S], padded with any id.
+    question_length: int32 [B].
+    tokens: int32 [B, C, T], what follows the question in each of its solutions.
+    step_positions: int32 [B, C, P], indices into T.
+
+  Returns:
+    [B C, P, D] in the compute dtype.
+  """
+  b, c, t = tokens.shape
+  flat = lambda x: x.reshape(b * c, *x.shape[2:])
+  begins = jnp.repeat(question_length, c)
+  asked = jnp.arange(questions.shape[1], dtype=jnp.int32)
+  positions = begins[:, None] + jnp.arange(t, dtype=jnp.int32)[None]
+  steps = flat(step_positions)
+  embedded = lambda x: constrain(embed(spec, params['embed_VD'], x), 'BTD')
+
+  def one(w, question, x, i):
+    last = i + 1 == spec.n_layers
+    view = view_of(spec, asked, spec.is_windowed(i))
+    h = layers.rms_norm(spec, question, w['attn_norm_D'])
+    shared = attention.keys_values(spec, w, h, view.turn)
+    if not last:  # nobody reads what comes after the last layer's keys
+      question = layer(spec, w, question, asked, view, constrain)
+    k, v = (jnp.repeat(a, c, axis=0) for a in shared)
+    earlier = attention.before((k, v), begins)
+    view = view_of(spec, positions, spec.is_windowed(i))
+    h = layers.rms_norm(spec, x, w['attn_norm_D'])
+    k, v = (constrain(a, 'BKTH') for a in attention.keys_values(spec, w, h, view.turn))
+    if not last:
+      q = constrain(attention.queries(spec, w, h, view.turn), 'BNTH')
+      mixed = attention.causal(spec, q, k, v, positions, view.window, earlier=earlier)
+    else:
+      x, h = (layers.take_positions(a, steps) for a in (x, h))
+      q = attention.queries(spec, w, h, view.turn.take(steps))
+      keys, values, places = attention.join(earlier, k, v, positions)
+      mixed = attention.attend(
+        spec, q, keys, values, _take(positions, steps), places, view.window
+      )
+    return question, after_attention(spec, w, x, mixed, constrain)
+
+  question, x = embedded(questions), embedded(flat(tokens))
+  for i in range(spec.n_layers):
+    w = params.get(f'layer_{i}')
+    if w is None:
+      w = jax.tree.map(lambda a, i=i: a[i], params['layers'])
+    question, x = _remat(spec, one, static=(3,))(w, question, x, i)
   return layers.rms_norm(spec, x, params['final_norm_D'])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import flax.linen as nn
@@ -81,3 +82,28 @@ def apply(
     {'params': params}, tokens, step_positions, key is not None, segments, rngs=rngs
   )
   return cast(jax.Array, outputs)
+
+
+def apply_shared(
+  spec: ModelSpec,
+  head: HeadSpec,
+  params: Params,
+  batch: Mapping[str, jax.Array],
+  *,
+  key: jax.Array | None = None,
+  constrain: layers.Constrain = layers.unconstrained,
+) -> jax.Array:
+  """Scores steps of solutions whose questions are computed once.
+
+  Args:
+    batch: 'question_tokens', 'question_length', 'tokens' and 'step_positions' as
+      `decoder.forward_shared` takes them.
+
+  Returns:
+    float32 [B C, P] for a scalar head, [B C, P, Q] for the others.
+  """
+  hidden = decoder.forward_shared(
+    spec, params['decoder'], batch['question_tokens'], batch['question_length'],
+    batch['tokens'], batch['step_positions'], constrain=constrain,
+  )  # fmt: skip
+  return heads.read(spec, head, params, hidden, key)

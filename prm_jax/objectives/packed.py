@@ -1,4 +1,4 @@
-"""Packed rows, brought back to one row a solution before an objective sees them.
+"""Rows of several solutions, brought back to one a solution for objectives.
 
 A packed batch has B rows of T tokens with up to C solutions each (`data.batches`). The
 model reads S steps of a row; an objective wants them by solution.
@@ -13,7 +13,10 @@ import jax.numpy as jnp
 
 from prm_jax import masking
 
-OF_ROWS = ('tokens', 'token_mask', 'segments', 'step_positions')
+OF_ROWS = (
+  'tokens', 'token_mask', 'segments', 'step_positions', 'step_index',
+  'question_tokens', 'question_length',
+)  # fmt: skip
 
 
 def solutions(
@@ -23,26 +26,33 @@ def solutions(
 
   Args:
     outputs: [B, S] or [B, S, Q].
-    batch: 'step_index' int [B, C, P], which of a row's S outputs belongs to a step;
-      what belongs to solutions is [B, C, ...]. Other entries are left out.
+    batch: 'mask' [B, C, P]; 'step_index' int [B, C, P], which of a row's S outputs
+      belongs to a step; what belongs to solutions is [B, C, ...]. Other entries are
+      left out.
 
   Returns:
     [B C, P] or [B C, P, Q], and the arrays [B C, ...].
 
+  Where the outputs are in that form already (questions with their solutions, no
+  'step_index'), only the arrays change.
+
   >>> batch = {'step_index': jnp.array([[[0, 1], [2, 0]]]), 'outcome': jnp.ones((1, 2))}
+  >>> batch['mask'] = jnp.ones((1, 2, 2), bool)
   >>> outputs, arrays = solutions(jnp.array([[5.0, 6.0, 7.0]]), batch)
   >>> outputs.tolist(), arrays['outcome'].shape
   ([[5.0, 6.0], [7.0, 5.0]], (2,))
   """
-  index = batch['step_index']
-  b, c, p = index.shape
-  at = index.reshape(b, c * p, *(1,) * (outputs.ndim - 2))
-  read = jnp.take_along_axis(outputs, at, axis=1)
+  b, c, p = batch['mask'].shape
   arrays = {
     name: x.reshape(b * c, *x.shape[2:])
     for name, x in batch.items()
-    if name not in (*OF_ROWS, 'step_index')
+    if name not in OF_ROWS
   }
+  if 'step_index' not in batch:
+    return outputs, arrays
+  index = batch['step_index']
+  at = index.reshape(b, c * p, *(1,) * (outputs.ndim - 2))
+  read = jnp.take_along_axis(outputs, at, axis=1)
   return read.reshape(b * c, p, *outputs.shape[2:]), arrays
 
 

@@ -203,8 +203,8 @@ def evaluate(
       absent), or 'tokens' and 'token_mask' [B, T] for a policy; 'row_mask' [B] (False
       at rows that fill up a batch, which then count nowhere), 'problem_weight' [B]
       (for unit 'problem'), and the objective's own `arrays`. Other entries are not
-      looked at. With 'segments' it is a batch of packed rows (`objectives.packed`),
-      and `outputs` are [B, S], [B, S, Q] or [B, T, V].
+      looked at. A batch of rows with several solutions each (`data.batches`) is
+      brought into this form first.
     unit: of weight; the objective's own if None.
     **hyperparameters: the objective's, by name.
 
@@ -220,7 +220,7 @@ def evaluate(
   check_hyperparameters(objective, hyperparameters)
   if objective.trains_policy:
     return _of_tokens(objective, outputs, batch, unit or objective.unit)
-  if 'segments' in batch:
+  if jnp.ndim(batch['mask']) == 3:
     outputs, batch = packed.solutions(outputs, batch)
   n_outputs = 1 if jnp.ndim(outputs) == 2 else outputs.shape[-1]
   if n_outputs not in objective.outputs:
