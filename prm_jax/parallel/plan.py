@@ -1,4 +1,13 @@
-"""The memory plan: what lies on each device, before anything is allocated."""
+"""The memory plan: what lies on each device, before anything is allocated.
+
+Held against `compiled.memory_analysis()` of a train step on eight simulated devices
+(four layers of D128, 64 x 256 tokens; meshes 8x1x1, 1x8x1, 2x2x2; 1 and 4
+microbatches), the compiler needs 0.91 to 1.08 times the estimate without
+rematerialization, and with it where layers are scanned. CPU's compiler undoes
+rematerialization of layers that are not scanned (it then needs what `none` needs, up to
+2.3 times the estimate), and computes bfloat16 in float32 (4.4 times); neither was
+measured on GPU or TPU.
+"""
 
 from __future__ import annotations
 
