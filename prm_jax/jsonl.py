@@ -258,7 +258,8 @@ def write_json_lines(
   def parts() -> Iterator[bytes]:
     nonlocal n
     squeeze = zlib.compressobj(9, wbits=31) if zipped else None
-    for n, row in enumerate(rows, start=1):
+    for row in rows:
+      n += 1
       line = (dump_line(row) + '\n').encode('utf-8')
       yield line if squeeze is None else squeeze.compress(line)
     if squeeze is not None:

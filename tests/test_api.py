@@ -110,7 +110,7 @@ def test_what_cannot_be_scored_is_named(workdir, questions, steps, said):
 
 
 def test_a_damaged_scorer_is_named(tmp_path):
-  assert 'no spec.json there' in refusal(str(tmp_path / 'none'), [QUESTION], [STEPS])
+  assert 'spec.json' in refusal(str(tmp_path / 'none'), [QUESTION], [STEPS])
   save(tmp_path / 'cut')
   weights = tmp_path / 'cut' / 'model.safetensors'
   weights.write_bytes(weights.read_bytes()[:100])

@@ -95,7 +95,15 @@ def test_score_counts_what_it_cannot_read(scorer, tmp_path, capsys):
   'overrides, expected',
   [
     ({}, ('score needs', '--config.scorer')),
-    ({'scorer': 'nowhere', 'input': 'x', 'output': 'y'}, ('nowhere', 'spec.json')),
+    (
+      {'scorer': 'nowhere', 'input': 'world:validation', 'output': 'y.jsonl'},
+      ('nowhere', 'spec.json'),
+    ),
+    (
+      {'scorer': 'nowhere', 'input': 'x', 'output': 'y'},
+      ('y: rows are written as JSON lines',),
+    ),
+    ({'scorer': 'nowhere', 'input': 'x', 'output': 'y.jsonl'}, ('x: no such',)),
   ],
 )
 def test_score_refusals(overrides, expected, capsys):

@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from prm_jax import records
+from prm_jax import exports, files, records
 from prm_jax.errors import UserError
-from prm_jax.exports import SPEC, load_scorer
+from prm_jax.inference.implicit import STEP_VALUES, ImplicitScorer
 from prm_jax.inference.scorer import Scorer
+from prm_jax.interop import checkpoints, hub, public
+from prm_jax.interop.public import Shardings
 from prm_jax.records import ScoreSet, Trajectory, make_id
+
+NO_REFERENCE = 'none'
 
 
 def score(
-  checkpoint: str, questions: Sequence[str], steps: Sequence[Sequence[str]]
+  checkpoint: str,
+  questions: Sequence[str],
+  steps: Sequence[Sequence[str]],
+  *,
+  adapter: str = '',
+  dtype: str = '',
+  separator: str = '',
+  reference: str = '',
+  cache: str = '',
 ) -> list[list[float]]:
   """Scores of the steps of solutions, one list a solution.
 
       scores = prm_jax.score('runs/pqm', ['2 + 2 = ?'], [['2 + 2 = 4']])
 
   Args:
-    checkpoint: a train run's workdir or its folder `scorer`; loaded once and kept.
+    checkpoint: a train run's workdir or its folder `scorer`, a Hugging Face folder, or
+      hf:OWNER/NAME@REVISION; loaded once and kept.
     questions: one a solution.
     steps: the steps of each solution.
+    adapter: family of a public PRM (`prm_jax.interop.adapters.ADAPTERS`); ''
+      recognises it.
+    dtype: of parameters and computation, for example 'bfloat16'; '' see
+      `public.load_scorer`.
+    separator: what ends a step, for families that do not save it.
+    reference: of an implicit PRM: the model that it was trained from, or 'none'.
+    cache: folder in which the reference's log-probabilities are kept; '' keeps none.
 
   Returns:
-    scores[i][p] of step p of solution i, higher is better; logits or
-    probabilities, as the scorer's spec says.
+    scores[i][p] of step p of solution i, higher is better; logits, probabilities or
+    log-ratios, as the scorer's spec says.
 
   Raises:
     UserError: no scorer is there, the counts differ, or a solution cannot be scored
       (too long, no steps, a marker inside the text): which one and why.
   """
   rows = [_row(i, q, s) for i, (q, s) in enumerate(_pairs(questions, steps))]
+  path, written = _locate(checkpoint)
+  scorer = _scorer(path, written, adapter, dtype, separator, reference, cache)
   out = []
-  for i, result in enumerate(_scorer(*_locate(checkpoint)).score(rows)):
+  for i, result in enumerate(scorer.score(rows)):
     if not isinstance(result, ScoreSet) or None in result.values:
       reason = 'its last steps were cut off' if isinstance(result, ScoreSet) else result
       raise UserError(
@@ -45,6 +68,65 @@ def score(
       )
     out.append([float(v) for v in result.values if v is not None])
   return out
+
+
+def open_scorer(
+  path: str | os.PathLike[str],
+  *,
+  adapter: str = '',
+  dtype: str = '',
+  separator: str = '',
+  reference: str = '',
+  cache: str = '',
+  shardings: Shardings | None = None,
+) -> tuple[Scorer, dict[str, Any]]:
+  """A scorer of any kind, ready to score, and where it comes from.
+
+  Args:
+    path, adapter, dtype, separator, shardings: as for `public.load_scorer`.
+    reference, cache: as for `score`.
+
+  Returns:
+    (scorer, JSON-ready description: `public.About`, how values are read, and of an
+    implicit PRM its reference).
+
+  Raises:
+    UserError: as `public.load_scorer`; or a reference is missing, or of no use.
+  """
+  spec, params, words, about = public.load_scorer(
+    path, adapter=adapter, shardings=shardings, dtype=dtype, separator=separator
+  )
+  told = {
+    **about.to_dict(),
+    'kind': spec.kind,
+    'step_value': spec.step_value,
+    'reduction': spec.reduction,
+    'param_dtype': spec.model.param_dtype,
+    'compute_dtype': spec.model.compute_dtype,
+  }
+  if spec.step_value not in STEP_VALUES:
+    if reference:
+      raise UserError(
+        f'scorer_reference={reference!r}: {os.fspath(path)} is no implicit PRM and '
+        'needs no reference; leave it out.'
+      )
+    return Scorer(spec, params, words), told
+  if not reference:
+    raise UserError(
+      f'{os.fspath(path)}: an implicit PRM is read against the model that it was '
+      "trained from; name it with scorer_reference=DIR (or 'none' to read the policy "
+      'alone).'
+    )
+  told['coefficient'] = spec.coefficient
+  if reference == NO_REFERENCE:
+    return ImplicitScorer(spec, params, words), told | {'reference_model': None}
+  load, other = public.language_model(reference, shardings=shardings, dtype=dtype)
+  told['reference_model'] = other.to_dict()
+  digest = hashlib.sha256(f'{other.digest} {dtype}'.encode()).hexdigest()
+  scorer = ImplicitScorer(
+    spec, params, words, reference=load, cache=cache, reference_hash=digest
+  )
+  return scorer, told
 
 
 def _pairs(questions: Any, steps: Any) -> list[tuple[Any, Any]]:
@@ -68,22 +150,40 @@ def _row(i: int, question: Any, steps: Any) -> Trajectory:
   return records.from_dict(values, f'score: solution {i}')
 
 
-def _is_list(value: Any) -> bool:
-  return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def _locate(checkpoint: str) -> tuple[str, int]:
-  """The folder of the export, and its age, so that a new export is loaded anew."""
+  """What to load, and its age, so that a new export is loaded anew."""
   if not isinstance(checkpoint, (str, os.PathLike)):
-    raise UserError('score: checkpoint must be the path of a train run or its scorer.')
-  path = os.path.abspath(os.path.expanduser(checkpoint))
-  inside = os.path.join(path, 'scorer')
-  folder = inside if os.path.exists(os.path.join(inside, SPEC)) else path
-  spec = os.path.join(folder, SPEC)
-  return folder, os.stat(spec).st_mtime_ns if os.path.exists(spec) else 0
+    raise UserError(
+      'score: checkpoint must be the path of a train run, its scorer, or a public PRM.'
+    )
+  name = os.fspath(checkpoint)
+  if hub.is_name(name):
+    return name, 0
+  path = os.path.abspath(os.path.expanduser(name))
+  folder = files.scorer_folder(path)
+  for file in (exports.SPEC, checkpoints.CONFIG):
+    held = os.path.join(folder, file)
+    if os.path.exists(held):
+      return path, os.stat(held).st_mtime_ns
+  return path, 0
 
 
 @functools.lru_cache(maxsize=2)
-def _scorer(folder: str, written: int) -> Scorer:
+def _scorer(
+  path: str,
+  written: int,
+  adapter: str,
+  dtype: str,
+  separator: str,
+  reference: str,
+  cache: str,
+) -> Scorer:
   del written
-  return Scorer(*load_scorer(folder))
+  return open_scorer(
+    path,
+    adapter=adapter,
+    dtype=dtype,
+    separator=separator,
+    reference=reference,
+    cache=cache,
+  )[0]

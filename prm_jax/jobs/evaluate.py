@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from prm_jax import exports, files, tensors, writer
+from prm_jax import files, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
 from prm_jax.formats.importers import attach_scores
-from prm_jax.inference.scorer import Scorer
-from prm_jax.jobs import checks, measure, training_data
+from prm_jax.jobs import checks, measure, score, training_data
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Trajectory
 
@@ -37,7 +36,9 @@ def run(command: Command) -> None:
 
 def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   config = command.config
-  spec, params, words = exports.load_scorer(files.scorer_folder(config.scorer))
+  scorer, about_scorer = score.load(
+    config, config.data.cache_dir or str(work / 'cache')
+  )
   sets = measure.load_sets(config)
   if not sets.splits and not sets.pools:
     raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')
@@ -46,9 +47,11 @@ def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   if config.data.train:
     examples = training_data.examples(config, sets.judged(), sets.train)
   about = files.provenance(
-    command.line, config.seed, model_hash=tensors.model_hash(params)
+    command.line,
+    config.seed,
+    model_hash=about_scorer['digest'],
+    scorer={'name': config.scorer_name, **about_scorer},
   )
-  scorer = Scorer(spec, params, words)
   measure.conclude(
     command, work, 'evaluate', scorer, sets,
     examples=examples, counters={}, curve=(), about=about, started=started,

@@ -30,7 +30,9 @@ from prm_jax.formats.importers.rows import Row, iter_rows, stem
 from prm_jax.formats.label_policy import ImportOptions, class_counts
 from prm_jax.records import Trajectory, make_id
 
-__all__ = ['FORMATS', 'Format', 'attach_scores', 'describe', 'look_like', 'read']
+__all__ = [
+  'FORMATS', 'Format', 'attach_scores', 'describe', 'look_like', 'read', 'stream',
+]  # fmt: skip
 
 
 class Format(NamedTuple):
@@ -138,7 +140,7 @@ def read(
   counters: Counter[str] = Counter()
   files = jsonl.expand(path)
   rows = _rows(files, format, options or ImportOptions(), counters)
-  trajectories = _unique_ids(FORMATS[format].read(rows), counters)
+  trajectories = list(_unique_ids(FORMATS[format].read(rows), counters))
   if not trajectories:
     met = ', '.join(f'{k} {v}' for k, v in sorted(counters.items()) if v)
     raise UserError(f'{path}: no row of it can be used as {format} ({met}).')
@@ -153,6 +155,18 @@ def read(
     for name, count in class_counts(trajectories, FORMATS[format].label).items():
       counters[name] = count
   return trajectories, dict(counters)
+
+
+def stream(path: str, options: ImportOptions | None = None) -> Iterator[Trajectory]:
+  """Our own records of a path, as `read` gives them, but one at a time.
+
+  Raises:
+    UserError: as `read`.
+  """
+  counters: Counter[str] = Counter()
+  rows = _rows(jsonl.expand(path), 'records', options or ImportOptions(), counters)
+  held = (records.from_dict(row.values, row.where) for row in rows)
+  yield from _unique_ids(held, counters)
 
 
 def _rows(
@@ -177,19 +191,17 @@ def _rows(
 
 
 def _unique_ids(
-  trajectories: list[Trajectory], counters: Counter[str]
-) -> list[Trajectory]:
+  trajectories: Iterable[Trajectory], counters: Counter[str]
+) -> Iterator[Trajectory]:
   """Numbers the later ones of several records with one id; sources do repeat keys."""
   seen: Counter[str] = Counter()
-  out = []
   for t in trajectories:
     n = seen[t.id]
     seen[t.id] += 1
     if n:
       counters['repeated_ids'] += 1
       t = dataclasses.replace(t, id=make_id(t.source, t.id, n))
-    out.append(t)
-  return out
+    yield t
 
 
 def describe(counters: dict[str, int]) -> str:
