@@ -172,7 +172,7 @@ def test_bfloat16_compute_trains_float32_masters():
   moved = np.abs(np.asarray(end.params['decoder']['layer_0']['wgate_DF']) - table)
   assert end.params['decoder']['layer_0']['wgate_DF'].dtype == jnp.float32
   ulp = np.abs(table) * 2.0**-8  # of bfloat16, about
-  assert np.mean(1e-4 < ulp / 2) > 0.5  # most single updates would round away
+  assert np.mean(ulp / 2 > 1e-4) > 0.5  # most single updates would round away
   assert np.median(moved) > 5e-4
 
 
@@ -191,5 +191,5 @@ def test_second_moments_in_bfloat16():
   assert (wide.moment_bytes, narrow.moment_bytes) == (6, 4)
   np.testing.assert_allclose(b[-1], a[-1], rtol=0.02)
   assert b[-1] < b[0] - 0.01
-  with pytest.raises(UserError, match='float32 where b2 is above 0.99'):
+  with pytest.raises(UserError, match='float32 where b2 is above'):
     optimizer.make(optimizer.OptimizerConfig(**{**vars(narrow), 'b2': 0.999}))

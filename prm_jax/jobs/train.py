@@ -258,23 +258,23 @@ class Run:
       lambda key: weights.initialize(new, key),
       out_shardings={path: places[path] for path in new},
     )
-    loaded = self._load(self.parts.trained, self.shardings.params, given)
+    loaded = self._load(self.start, self.parts.trained, self.shardings.params, given)
     flat = {**make(key), **tensors.flatten(loaded)}
     return state.start(tensors.unflatten(flat), self.tx, self.shardings)
 
   def _with_frozen(self, held: Any) -> Any:
-    if self.frozen_shardings is None:
+    if self.start is None or self.frozen_shardings is None:
       return held
     declared = self.parts.frozen
     every = [path for path, _ in weights.flatten(declared)]
-    frozen = self._load(declared, self.frozen_shardings, every)
+    frozen = self._load(self.start, declared, self.frozen_shardings, every)
     return dataclasses.replace(held, frozen=frozen)
 
-  def _load(self, declared: Any, places: Any, paths: Sequence[str]) -> Any:
-    """The weights at `paths` of the model that training starts from."""
+  def _load(self, start: Any, declared: Any, places: Any, paths: Sequence[str]) -> Any:
+    """The weights at `paths`, with rows for added tokens."""
     wanted, where = dict(weights.flatten(declared)), tensors.flatten(places)
     return starts.load(
-      self.start,
+      start,
       tensors.unflatten({path: wanted[path] for path in paths}),
       tensors.unflatten({path: where[path] for path in paths}),
       assemble.base_tokenizer(self.config).vocab_size,

@@ -64,7 +64,8 @@ class Parts:
     """
     if not frozen:
       return trained
-    kept, factors = dict(weights.flatten(frozen)), {}
+    kept = dict(weights.flatten(frozen))
+    factors: dict[str, dict[str, Any]] = {}
     for path, array in weights.flatten(trained):
       base, _, name = path.rpartition('/')
       if base in kept:

@@ -62,6 +62,7 @@ class Start(Protocol):
       places: tree of shardings like it.
     """
 
+
 def find(folder: str, free: dict[str, Any]) -> Start:
   """The model of a folder.
 
@@ -115,7 +116,7 @@ class _Export:
     about = jsonl.parse_object(
       jsonl.read_bytes(path / exports.SPEC), str(path / exports.SPEC)
     )
-    classes = {kind: cls for cls, kind in exports.KINDS.items()}
+    classes: dict[str, Any] = {kind: cls for cls, kind in exports.KINDS.items()}
     cls = classes.get(about.get('kind', 'scorer'))
     if cls is None or not {'spec', 'model_hash'} <= set(about):
       raise UserError(
