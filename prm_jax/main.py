@@ -60,9 +60,10 @@ def stop(number: int, frame: object) -> None:
 
 
 if __name__ == '__main__':
+  from prm_jax.parallel import pages, supervisor
+
+  pages.start_again()
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   signal.signal(signal.SIGTERM, stop)
-  from prm_jax.parallel import supervisor
-
   supervisor.end_with_parent()
   supervisor.leave(main())

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from prm_jax import jsonl, writer
@@ -26,6 +27,7 @@ from prm_jax.errors import UserError
 from prm_jax.jobs import bench_flops, bench_work
 from prm_jax.jobs.bench_clock import clock, load, spread
 from prm_jax.jobs.bench_work import Work
+from prm_jax.parallel import pages
 
 # Mode -> (rate, 'CPU seconds/wall seconds') in what the peer prints.
 FIGURES = {
@@ -61,8 +63,8 @@ def paired(config: ConfigDict) -> dict[str, Any]:
   said: dict[str, Any] = {}
   loads = [load()]
   for i in range(config.bench_pairs):
-    turns = [True] if peer is None else [True, False] if i % 2 == 0 else [False, True]
-    for ours in turns:
+    order = [True] if peer is None else [True, False] if i % 2 == 0 else [False, True]
+    for ours in order:
       if ours:
         mine.append(_turn(work, config.bench_repeats))
       elif peer is not None:
@@ -135,7 +137,7 @@ def _differences(work: Work, path: str) -> dict[str, Any]:
   """Our step values against rows `{"probs": [...]}` in the order of the solutions."""
   if work.values is None:
     raise UserError('peer_dump is for bench=score; leave it out.')
-  rows = [row['probs'] for _, row in jsonl.iter_json_lines(path)]
+  rows = [row['probs'] for _, row in jsonl.iter_json_lines(epath.Path(path))]
   ours = work.values()
   if [len(r) for r in rows] != [len(v) for v in ours]:
     raise UserError(
@@ -169,7 +171,7 @@ class Peer:
     try:
       done = subprocess.run(
         shlex.split(self._command), capture_output=True, text=True,
-        timeout=self._timeout, stdin=subprocess.DEVNULL,
+        timeout=self._timeout, stdin=subprocess.DEVNULL, env=pages.environment(),
       )  # fmt: skip
     except (OSError, ValueError) as e:
       raise UserError(f'{where} cannot be run ({e}); mend the command.') from e
@@ -181,8 +183,8 @@ class Peer:
     last = lambda text: (text.strip().splitlines() or ['nothing'])[-1][:300]
     if done.returncode:
       raise UserError(
-        f'{where} failed with exit code {done.returncode} ({last(done.stderr)}); run it '
-        'alone to see why.'
+        f'{where} failed with exit code {done.returncode} ({last(done.stderr)}); run '
+        'it alone to see why.'
       )
     try:
       said = json.loads(last_line(done.stdout))

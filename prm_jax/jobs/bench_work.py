@@ -236,7 +236,7 @@ def solutions(config: ConfigDict, per_question: int = 0) -> list[Trajectory]:
   if config.input:
     rows = assemble.load(config, config.input).trajectories
   taken: dict[str, int] = {}
-  out = []
+  out: list[Trajectory] = []
   for t in rows:
     if t.steps and taken.get(t.problem_id, 0) < most and len(out) < n:
       taken[t.problem_id] = taken.get(t.problem_id, 0) + 1
