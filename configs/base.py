@@ -258,7 +258,7 @@ def get_config() -> ConfigDict:
   #   folder or hf:OWNER/NAME@REVISION; 'none' reads the policy alone
   c.score_files = ''  # evaluate: NAME=PATH of saved best-of-N step scores
   c.export = ''  # convert: format of the output; '' means our own records.
-  #   export: layout, transformers or vllm
+  #   export: layout, transformers ('') or vllm
   c.export_dtype = ''  # export: of the stored weights; '' as they are
   c.export_family = ''  # export: model_type; '' the first family that has this model
   c.export_positions = 0  # export: longest text in tokens; 0 the format's max_length

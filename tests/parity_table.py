@@ -2,7 +2,8 @@
 
     python tests/parity_table.py
 
-Largest absolute difference over rows without, with right and with left padding, float32.
+Largest absolute difference over rows without, with right and with left padding;
+float32.
 """
 
 import sys

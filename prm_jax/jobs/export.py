@@ -29,13 +29,13 @@ def run(command: Command) -> None:
     spec,
     params,
     words,
-    layout=config.export,
+    layout=config.export or saving.LAYOUTS[0],
     dtype=config.export_dtype,
     family=config.export_family,
     max_positions=config.export_positions,
     origin=_origin(config.input),
   )
-  writer.say(f'{config.output}: written as {config.export}, model {digest[:12]}')
+  writer.say(f'{config.output}: written, model {digest[:12]}')
 
 
 def _load(path: str) -> Any:
