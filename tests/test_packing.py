@@ -252,7 +252,9 @@ def quick_compilation():
   jax.config.update('jax_disable_most_optimizations', False)
 
 
-@pytest.mark.parametrize('spec_name', SPECS)
+@pytest.mark.parametrize(
+  'spec_name', ['gemma', pytest.param('plain', marks=pytest.mark.slow)]
+)
 def test_probabilities(spec_name):
   (packed, of_packed, _), (alone, of_alone, _) = learned(spec_name, 'steps')
   read = np.take_along_axis(
@@ -271,7 +273,11 @@ CASES = [
   ('gemma', name, unit)
   for name, o in registry.OBJECTIVES.items()
   for unit in (o.unit, *UNITS.get(name, ()))
-] + [('plain', 'td', 'step'), ('plain', 'q_ranking', 'trajectory')]
+]
+CASES += [
+  pytest.param('plain', name, unit, marks=pytest.mark.slow)
+  for name, unit in (('td', 'step'), ('q_ranking', 'trajectory'))
+]
 
 
 @pytest.mark.parametrize('spec_name,name,unit', CASES)
