@@ -1,0 +1,1 @@
+"""Search: selection rules, algorithms over them, and the driver that runs them."""
