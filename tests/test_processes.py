@@ -223,10 +223,12 @@ def test_validation_and_evaluation_by_the_first(tmp_path):
 def test_another_mesh_and_number_of_processes(tmp_path):
   """30 steps in two processes, 10 in one, 10 in two again, on other meshes."""
   straight, work = tmp_path / 'straight', tmp_path / 'work'
-  train(straight, 1, 8)
-  train(work, 2, 4, train__steps=30, parallel__fsdp=4)
-  train(work, 1, 4, train__steps=40, parallel__tensor=2)
-  said = train(work, 2, 4, train__steps=50, parallel__fsdp=2, parallel__tensor=4)
+  same = {'world__n_train': 400}  # it follows train.steps otherwise
+  train(straight, 1, 8, **same)
+  train(work, 2, 4, **same, train__steps=30, parallel__fsdp=4)
+  train(work, 1, 4, **same, train__steps=40, parallel__tensor=2)
+  last = {'train__steps': 50, 'parallel__fsdp': 2, 'parallel__tensor': 4}
+  said = train(work, 2, 4, **same, **last)
   assert 'after step 40' in said[0]
   np.testing.assert_allclose(curve(work), curve(straight), rtol=1e-5)
 

@@ -18,6 +18,7 @@ import tiny_runs
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from test_processes import TINY, Group, free_port
+from tiny_runs import ROOT
 
 from prm_jax import lease, shards
 from prm_jax.errors import UserError
@@ -115,6 +116,7 @@ def store():
     'AWS_DEFAULT_REGION': 'us-east-1',
     'AWS_ACCESS_KEY_ID': 'none',
     'AWS_SECRET_ACCESS_KEY': 'none',
+    'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
   }
   server = subprocess.Popen(
     [sys.executable, '-c', SERVER, str(port)], env={**os.environ, **found},
