@@ -340,7 +340,7 @@ def test_peak_memory(scan, tmp_path):
   beyond, two_largest, placed = map(int, said.stdout.split())
   assert placed > 90e6
   # Code that is compiled for stacking, and pages of libraries, hold no weights.
-  assert beyond < two_largest + (60e6 if scan else 20e6)
+  assert beyond < two_largest + (30e6 if scan else 4e6)
 
 
 def test_two_kinds_of_bfloat16_agree():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from prm_jax.errors import UserError
@@ -38,31 +39,37 @@ def measure_load(directory: str, **free: Any) -> dict[str, Any]:
     **free: what a checkpoint does not fix, such as param_dtype and scan_layers.
 
   Returns:
-    seconds (from opening the folder to the last weight on its device), and in bytes
-    the process before (`start`) and at its peak (`peak`), the parameters (`placed`)
-    and the two largest weights of one layer, in the larger of stored and placed size
-    (`two_largest`).
+    seconds (from opening the folder to the last weight on its device) and those of
+    the CPU, the number of parameters, and in bytes the process before (`start`) and
+    at its peak (`peak`), the parameters (`placed`) and the two largest tensors of the
+    checkpoint, in the larger of stored and placed size (`two_largest`).
   """
-  jax.devices()  # starting the backend is not loading
+  # Starting the backend and its compiler is not loading.
+  jax.jit(_put_one, donate_argnums=0)(jnp.zeros((9, 8, 8))).block_until_ready()
   start = memory('VmRSS')
-  clock = time.perf_counter()
+  clock, cpu = time.perf_counter(), time.process_time()
   ckpt = checkpoints.open_checkpoint(directory)
   spec = architectures.model_spec(ckpt.config, directory, **free)
   params = jax.block_until_ready(loading.load(ckpt, spec, lm.HEAD))
-  seconds = time.perf_counter() - clock
-  n_bytes = jax.numpy.dtype(spec.param_dtype).itemsize
+  seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
+  n_bytes = jnp.dtype(spec.param_dtype).itemsize
   sizes = sorted(
     max(n_bytes, ckpt.dtype(name).itemsize) * math.prod(ckpt.shape(name))
     for name in ckpt.names
   )
   return {
     'seconds': seconds,
+    'cpu_seconds': cpu,
     'start': start,
     'peak': memory('VmHWM'),
     'placed': sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
     'parameters': weights.count(weights.declare(spec, lm.HEAD)),
     'two_largest': sum(sizes[-2:]),
   }
+
+
+def _put_one(stack: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_update_index_in_dim(stack, stack[0] + 1, 1, 0)
 
 
 def memory(key: str) -> int:
