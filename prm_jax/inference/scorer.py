@@ -40,7 +40,7 @@ MIN_TOKENS = 16
 PER_OCTAVE = 4  # 8 pads by 4 % less, and doubles the shapes to compile
 MIN_STEPS = 8
 MIN_SHARED = 32  # a shorter question is read with each of its solutions
-MIN_KEYS = 128
+MIN_KEYS = 64
 
 
 class Shape(NamedTuple):
