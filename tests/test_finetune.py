@@ -113,6 +113,18 @@ def test_killed_and_resumed(qwen, adapted, tmp_path, monkeypatch):
   assert promised(tmp_path) == promised(adapted)
 
 
+@pytest.mark.slow
+def test_best_parameters_under_pmap(qwen, tmp_path):
+  """Updates of the best state meet frozen weights that pmap held."""
+  keys = {
+    'parallel__mapper': 'pmap', 'train__use': 'best', 'train__validate_every': 2,
+    'data__validation': 'world:validation',
+  }  # fmt: skip
+  assert run(argv(tmp_path, qwen, **LORA, **keys)) == 0
+  _, params, _ = exports.load_scorer(tmp_path / 'scorer')
+  assert all(np.isfinite(x).all() for x in tensors.flatten(params).values())
+
+
 def test_frozen_weights_that_changed_are_noticed(tmp_path, capsys, monkeypatch):
   """A resumed run reads them from where they were, so they must still be there."""
   start = tiny_checkpoints.write(tmp_path / 'model')

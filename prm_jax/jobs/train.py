@@ -349,8 +349,16 @@ class Run:
       )
       if best is not None:
         writer.say(f'keeps the parameters of step {best.step}, best on validation')
-        return self.parts.merged(best.state.params, held.frozen)
-    return self.parts.merged(held.params, held.frozen)
+        return self._merged(best.state.params, held.frozen)
+    return self._merged(held.params, held.frozen)
+
+  def _merged(self, params: Any, frozen: Any) -> Any:
+    """The whole model's parameters, low-rank updates merged."""
+    if frozen is None:
+      return params
+    # A restored state lies on the mesh, one fetched from pmap on a single device.
+    places = self.shardings.params, self.frozen_shardings
+    return self.parts.merged(*jax.device_put((params, frozen), places))
 
   def _note(self, waiting: tuple[int, Any], window: Window) -> None:
     number, metrics = waiting[0], jax.device_get(waiting[1])
@@ -365,7 +373,7 @@ class Run:
 
   def _validate(self, done: int, held: Any) -> dict[str, float]:
     current = self.mapper.fetch_state(held)
-    params = self.gather(self.parts.merged(current.params, current.frozen))
+    params = self.gather(self._merged(current.params, current.frozen))
     with distributed.lead(self.config.parallel.wait_seconds) as first:
       found = self.kind.validation(params) if first else None
     values, best = distributed.share(found)
