@@ -155,5 +155,5 @@ def test_score_in_a_few_lines(tmp_path, scorer):
     api.score(str(tmp_path), ['q'], [['a'], ['b']])
   with pytest.raises(UserError, match='must be a list'):
     api.score(str(tmp_path), ['q'], ['abc'])
-  with pytest.raises(UserError, match='no exported scorer'):
+  with pytest.raises(UserError, match='neither a scorer of ours'):
     api.score(str(tmp_path / 'nowhere'), ['q'], [['a']])
