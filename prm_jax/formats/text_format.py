@@ -84,9 +84,15 @@ def prompt_text(fmt: TextFormat, question: str, steps: Sequence[str]) -> str:
 
 
 def encode_prefixes(
-  fmt: TextFormat, tokenizer: Tokenizer, question: str, steps: Sequence[str]
+  fmt: TextFormat,
+  tokenizer: Tokenizer,
+  question: str,
+  steps: Sequence[str],
+  begun: str = '',
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ids of all prompts that one solution gives.
+
+  A step that is only `begun` belongs to the last prompt, without a separator.
 
   Returns:
     tokens int32 [T], of the question and of every step with its separator; ends
@@ -94,6 +100,7 @@ def encode_prefixes(
   """
   pieces = [_question_ids(fmt, tokenizer, question)]
   pieces += [tokenizer.encode(s + fmt.separator) for s in steps]
+  pieces[-1] = pieces[-1] + tokenizer.encode(begun)
   ends = np.cumsum([len(p) for p in pieces]).astype(np.int32)
   return np.array([i for p in pieces for i in p], np.int32), ends
 

@@ -126,17 +126,17 @@ class JaxEngine:
     self, requests: Sequence[Request], sampling: Sampling
   ) -> tuple[list[list[Completion] | Refusal], list[Prompt], list[np.ndarray]]:
     """Results to be filled in, refusals among them; prompts; and their texts."""
-    places: dict[tuple[str, tuple[str, ...]], int] = {}
+    places: dict[tuple[str, tuple[str, ...], str], int] = {}
     encoded: list[tuple[np.ndarray, np.ndarray]] = []
     prompts: list[Prompt] = []
     out: list[list[Completion] | Refusal] = []
     context = self._format.max_length
     for i, r in enumerate(requests):
-      text = places.setdefault((r.question, tuple(r.steps)), len(encoded))
+      text = places.setdefault((r.question, tuple(r.steps), r.begun), len(encoded))
       if text == len(encoded):
         encoded.append(
           text_format.encode_prefixes(
-            self._format, self._tokenizer, r.question, r.steps
+            self._format, self._tokenizer, r.question, r.steps, r.begun
           )
         )
       length = int(encoded[text][1][r.n_steps])

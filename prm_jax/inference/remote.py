@@ -221,9 +221,11 @@ class RemoteEngine:
     """Samples `first` to `first + n - 1`, by index."""
     end = self._format.end
     prefix = request.steps[: request.n_steps]
-    if end and any(end in text for text in (request.question, *prefix)):
+    texts = (request.question, *prefix, request.begun)
+    if end and any(end in text for text in texts):
       return Refusal('stop_in_prompt', f'{end!r} stands in question or steps')
     prompt = text_format.prompt_text(self._format, request.question, prefix)
+    prompt += request.begun
     had: dict[int, Completion] = {}
     while True:
       missing = [i for i in range(first, first + n) if i not in had]

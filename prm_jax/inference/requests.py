@@ -80,6 +80,8 @@ class Request:
     n: completions wanted, at least 1.
     first_sample: index of the first of them; the next ask of the same prefix goes
       on where this one ends.
+    begun: text of one more step that is begun and goes on; needs all steps as the
+      prefix.
   """
 
   id: str
@@ -88,10 +90,16 @@ class Request:
   n_steps: int = 0
   n: int = 1
   first_sample: int = 0
+  begun: str = ''
 
   def __post_init__(self) -> None:
     if self.n < 1:
       raise UserError(f'request {self.id}: n={self.n} completions; ask for 1 or more.')
+    if self.begun and self.n_steps != len(self.steps):
+      raise UserError(
+        f'request {self.id}: a step can be begun only after all {len(self.steps)} '
+        f'steps, not after {self.n_steps}.'
+      )
     if not 0 <= self.n_steps <= len(self.steps):
       raise UserError(
         f'request {self.id}: a prefix of {self.n_steps} steps of a solution with '
