@@ -120,15 +120,16 @@ def _thresholded(
         path = metric_path(split.name, family, name, policy, who)
         out.put(path, value, split.truth)
     if i == 0 and not who:
-      out.samples += _rows(split, scores, predictions, threshold)
+      out.samples += sample_rows(split, scores, predictions, threshold)
 
 
-def _rows(
+def sample_rows(
   split: Split,
   scores: Scores,
   predictions: np.ndarray,
   threshold: process_bench.Threshold,
 ) -> list[dict[str, Any]]:
+  """One dict a solution for the per-sample file: gold, prediction, scores."""
   rows = []
   for r, name in enumerate(split.ids):
     gold, predicted = int(split.first_error[r]), int(predictions[r])
