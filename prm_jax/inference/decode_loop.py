@@ -34,6 +34,8 @@ class Queue(NamedTuple):
     share_text: int32 [R], text of each share.
     offsets: int32 [R + 1], rows of each share.
     n_shares: int32 [], shares that are there.
+    keep: bool [], a slot whose row ends keeps that row's own keys. For slots that are
+      filled before the loop and never again.
   """
 
   first_token: jax.Array | np.ndarray
@@ -43,6 +45,7 @@ class Queue(NamedTuple):
   share_text: jax.Array | np.ndarray
   offsets: jax.Array | np.ndarray
   n_shares: jax.Array | np.ndarray
+  keep: jax.Array | np.ndarray
 
 
 class Slots(NamedTuple):
@@ -52,6 +55,8 @@ class Slots(NamedTuple):
     shared: for each layer keys and values [U, K, S, H] of the groups' texts.
     own: for each layer keys and values [U, C, K, S, H] of the slots.
     row: int32 [U, C], row of the queue that a slot works on, -1 none.
+    start: int32 [U, C], own keys from before; what is fed next is token start + n_new
+      of its slot's own.
     token: int32 [U, C], to be fed next.
     n_new: int32 [U, C], tokens drawn so far.
     next_row, row_stop: int32 [U], the rows of the group's share that are left.
@@ -61,6 +66,7 @@ class Slots(NamedTuple):
   shared: Caches
   own: Caches
   row: jax.Array
+  start: jax.Array
   token: jax.Array
   n_new: jax.Array
   next_row: jax.Array
@@ -98,7 +104,7 @@ def empty(spec: ModelSpec, shape: Shape, device: jax.Device | None) -> Slots:
   return Slots(
     text_caches(spec, u, shape.text, device),
     decoding.own_caches(spec, u, c, shape.own, device),
-    ints(u, c) - 1, ints(u, c), ints(u, c), ints(u), ints(u), ints(),
+    ints(u, c) - 1, ints(u, c), ints(u, c), ints(u, c), ints(u), ints(u), ints(),
   )  # fmt: skip
 
 
@@ -131,6 +137,15 @@ def _take_rows(queue: Queue, slots: Slots) -> Slots:
     token=jnp.where(takes, first, slots.token),
     n_new=jnp.where(idle, 0, slots.n_new),
     next_row=slots.next_row + jnp.sum(takes, axis=1, dtype=jnp.int32),
+  )
+
+
+def _free(queue: Queue, slots: Slots, ended: jax.Array) -> Slots:
+  """Slots whose row has `ended`, bool [U, C], are idle. An idle slot goes on writing
+  at its start, which moves behind keys that are to be kept."""
+  behind = jnp.where(queue.keep, slots.start + slots.n_new, slots.start)
+  return slots._replace(
+    row=jnp.where(ended, -1, slots.row), start=jnp.where(ended, behind, slots.start)
   )
 
 
@@ -182,8 +197,8 @@ def _step(
   row = jnp.where(idle, 0, slots.row)
   shared_length = jnp.where(idle, 0, queue.shared_length[row])
   logits, own = decoding.decode_step(
-    spec, params, slots.token, shared_length + slots.n_new, slots.shared,
-    shared_length, slots.own,
+    spec, params, slots.token, shared_length + slots.start + slots.n_new,
+    slots.shared, shared_length, slots.own,
   )  # fmt: skip
   flat = lambda x: x.reshape(-1, *x.shape[2:])
   drawn = sampling.draw(
@@ -197,10 +212,8 @@ def _step(
   log = Log(slots.row, *drawn)
   n_new = slots.n_new + 1
   done = stops[drawn.token] | (n_new >= queue.limit[row])
-  slots = slots._replace(
-    own=own, row=jnp.where(done, -1, slots.row), token=drawn.token, n_new=n_new
-  )
-  return _take_rows(queue, slots), log
+  slots = slots._replace(own=own, token=drawn.token, n_new=n_new)
+  return _take_rows(queue, _free(queue, slots, done & ~idle)), log
 
 
 @functools.partial(
@@ -233,7 +246,7 @@ def run(
   Returns:
     The slots, the log, and how many of its lines were written.
   """
-  slots = slots._replace(row=jnp.where(cancelled, -1, slots.row))
+  slots = _free(queue, slots, cancelled)
   slots = _take_rows(queue, slots)
   lines = lambda dtype: jnp.zeros((steps, *slots.row.shape), dtype)
   log = Log(

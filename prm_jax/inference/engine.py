@@ -52,6 +52,8 @@ class JaxEngine:
   Attributes:
     name, separator, deterministic: as in `requests.Engine`.
     slots, group: see above.
+    model, params, tokenizer, text_format, device: what it computes with; the layers
+      unrolled.
     counters: prefill_tokens, prefill_tokens_without_sharing (if each completion had
       prefilled its own prompt), decoded_tokens, overrun_tokens (drawn after a stop
       string, before the host saw it, and dropped), slot_steps (steps times slots: what
@@ -88,13 +90,13 @@ class JaxEngine:
     self.name = name
     self.separator = spec.text_format.separator
     self.counters: Counter[str] = Counter()
-    self._format, self._tokenizer = spec.text_format, tokenizer
+    self.text_format, self.tokenizer = spec.text_format, tokenizer
     self._end = text_format.end_id(spec.text_format, tokenizer)
     self.slots, self.group = slots, group
-    self._device = device or jax.local_devices()[0]
+    self.device = device or jax.local_devices()[0]
     # Unrolled, so that the loop does not cut its weights out of stacks every step.
-    self._model = dataclasses.replace(spec.model, scan_layers=False)
-    self._params = jax.device_put(weights.unstack_layers(params), self._device)
+    self.model = dataclasses.replace(spec.model, scan_layers=False)
+    self.params = jax.device_put(weights.unstack_layers(params), self.device)
     self._held: dict[Shape, tuple[Caches, Slots]] = {}
     self._stops: dict[tuple[Any, ...], Stops] = {}
     self._programs: set[Any] = set()
@@ -111,7 +113,7 @@ class JaxEngine:
       UserError: what the policy computes is not finite.
     """
     out, prompts, texts = self.encode(requests, sampling)
-    stops = self._stops_of(sampling)
+    stops = self.stops_of(sampling)
     for wave in self.plan(prompts, texts, sampling):
       caches = self.read(wave)
       queue = self.queue(wave, requests, sampling)
@@ -130,13 +132,13 @@ class JaxEngine:
     encoded: list[tuple[np.ndarray, np.ndarray]] = []
     prompts: list[Prompt] = []
     out: list[list[Completion] | Refusal] = []
-    context = self._format.max_length
+    context = self.text_format.max_length
     for i, r in enumerate(requests):
       text = places.setdefault((r.question, tuple(r.steps), r.begun), len(encoded))
       if text == len(encoded):
         encoded.append(
           text_format.encode_prefixes(
-            self._format, self._tokenizer, r.question, r.steps, r.begun
+            self.text_format, self.tokenizer, r.question, r.steps, r.begun
           )
         )
       length = int(encoded[text][1][r.n_steps])
@@ -159,10 +161,10 @@ class JaxEngine:
       out.append([])
     return out, prompts, [tokens[:context] for tokens, _ in encoded]
 
-  def _stops_of(self, sampling: Sampling) -> Stops:
+  def stops_of(self, sampling: Sampling) -> Stops:
     key = (sampling.stop, sampling.keep_stop)
     if key not in self._stops:
-      self._stops[key] = Stops(self._tokenizer, self._end, *key)
+      self._stops[key] = Stops(self.tokenizer, self._end, *key)
     return self._stops[key]
 
   def plan(
@@ -175,7 +177,7 @@ class JaxEngine:
         texts,
         slots=self.slots,
         group=self.group,
-        own=min(sampling.max_tokens, self._format.max_length - 1),
+        own=min(sampling.max_tokens, self.text_format.max_length - 1),
         max_rows=ROWS_PER_SLOT * self.slots,
         max_texts=self._max_texts,
       )
@@ -183,7 +185,7 @@ class JaxEngine:
 
   def _max_texts(self, shape: Shape) -> int:
     """W: texts whose keys are held at a time; a multiple of one prefill's."""
-    m = self._model
+    m = self.model
     position = 2 * m.n_layers * m.n_kv_heads * m.head_dim
     size = position * shape.text * np.dtype(jax.numpy.dtype(m.compute_dtype)).itemsize
     wanted = min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self.slots)
@@ -194,8 +196,8 @@ class JaxEngine:
     """Buffers of a shape, kept from wave to wave. They are donated: put them back."""
     if shape not in self._held:
       n = self._max_texts(shape)
-      texts = decode_loop.text_caches(self._model, n, shape.text, self._device)
-      return texts, decode_loop.empty(self._model, shape, self._device)
+      texts = decode_loop.text_caches(self.model, n, shape.text, self.device)
+      return texts, decode_loop.empty(self.model, shape, self.device)
     return self._held.pop(shape)
 
   def read(self, wave: Wave) -> Caches:
@@ -209,7 +211,7 @@ class JaxEngine:
       for i, text in enumerate(wave.texts[start : start + once]):
         tokens[i, : len(text)] = text
       caches = decode_loop.read_texts(
-        self._model, self._params, tokens, np.int32(start), caches
+        self.model, self.params, tokens, np.int32(start), caches
       )
     self._held[shape] = caches, slots
     self.counters['prefill_tokens'] += wave.shared_tokens
@@ -232,6 +234,7 @@ class JaxEngine:
       padded(wave.share_text, rows),
       padded(wave.offsets, rows + 1),
       np.array(len(wave.share_text), np.int32),
+      np.array(False),
     )
 
   def decode(
@@ -243,20 +246,20 @@ class JaxEngine:
     self._program('run', wave.shape, filters, steps)
     _, slots = self._held.pop(wave.shape)
     slots = decode_loop.rewound(slots)
-    queue, ids = jax.device_put((queue, stops.ids), self._device)
+    queue, ids = jax.device_put((queue, stops.ids), self.device)
     cancelled = np.zeros(wave.shape[:2], bool)
     drawn: list[list[int]] = [[] for _ in range(wave.n_rows)]
     logs = []
     while True:
       slots, log, lines = decode_loop.run(
-        self._model, filters, steps, self._params, Values.of(sampling), ids,
+        self.model, filters, steps, self.params, Values.of(sampling), ids,
         queue, caches, slots, cancelled,
       )  # fmt: skip
       row, share, n = jax.device_get((slots.row, slots.next_share, lines))
       logs.append(jax.tree.map(lambda x: np.asarray(x)[:n], log))  # noqa: B023
       self.counters['slot_steps'] += int(n) * self.slots
       if stops.crossing:
-        cancelled = _seen(stops, wave, logs[-1], drawn, row)
+        cancelled = ended(stops, wave.first_token, logs[-1], drawn, row)
         row = np.where(cancelled, -1, row)
         # Slots that the host freed may have rows left in their group's queue.
         if cancelled.any():
@@ -264,7 +267,7 @@ class JaxEngine:
       if (row < 0).all() and share >= len(wave.share_text):
         break
     self._held[wave.shape] = caches, slots
-    return _by_row(logs)
+    return by_row(logs)
 
   def _program(self, *key: Any) -> None:
     self.counters['compilations'] += key not in self._programs
@@ -313,7 +316,7 @@ def _texts_at_once(shape: Shape) -> int:
   return max(1, PREFILL_TOKENS // shape.text)
 
 
-def _by_row(logs: Sequence[Log]) -> Log:
+def by_row(logs: Sequence[Log]) -> Log:
   """Lines of the log as entries [tokens], rows ascending, each in order of time."""
   log = jax.tree.map(lambda *parts: np.concatenate([p.ravel() for p in parts]), *logs)
   order = np.argsort(log.row, kind='stable')
@@ -321,18 +324,32 @@ def _by_row(logs: Sequence[Log]) -> Log:
   return jax.tree.map(lambda x: x[order], log)
 
 
-def _seen(
-  stops: Stops, wave: Wave, log: Log, drawn: list[list[int]], row: np.ndarray
+def ended(
+  stops: Stops,
+  first_token: np.ndarray,
+  log: Log,
+  drawn: list[list[int]],
+  row: np.ndarray,
 ) -> np.ndarray:
-  """Adds a log to what each row has drawn; bool [U, C], slots whose row has ended."""
+  """Which slots work on a row whose text holds a stop string by now.
+
+  Args:
+    stops: what is looked for.
+    first_token: int32 [R], last token of each row's prompt.
+    log: new lines.
+    drawn: [R] tokens of each row before them; they are added.
+    row: int32 [U, C], row of each slot, -1 none.
+
+  Returns:
+    bool [U, C].
+  """
   before = [len(tokens) for tokens in drawn]
   for r, token in zip(log.row.ravel().tolist(), log.token.ravel().tolist()):
     if r >= 0:
       drawn[r].append(token)
-  ended = np.zeros(row.shape, bool)
+  found = np.zeros(row.shape, bool)
   for place in zip(*np.nonzero(row >= 0)):
     r = int(row[place])
     n_new = len(drawn[r]) - before[r]
-    first = int(wave.first_token[r])
-    ended[place] = n_new > 0 and stops.seen(first, drawn[r], n_new)
-  return ended
+    found[place] = n_new > 0 and stops.seen(int(first_token[r]), drawn[r], n_new)
+  return found
