@@ -71,7 +71,7 @@ def measure(
     tuning: the same keys, empty without a tuning split.
     options: see there.
   """
-  sample = resamples(split.problem_ids, options.n_resamples, options.seed)
+  sample = options.resamples(split.problem_ids)
   out.count(split.name, {'rows': split.n_rows, 'problems': split.n_problems})
   out.count(split.name, split.counters)
   for who, scores in scorers.items():

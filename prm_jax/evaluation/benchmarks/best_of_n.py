@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 
 from prm_jax.evaluation import on_pools
+from prm_jax.evaluation.benchmarks.first_error import minimum_on_last_step
+from prm_jax.evaluation.benchmarks.sheet import OVERALL, Benchmark, Rows, Sheet
 from prm_jax.evaluation.intervals import ratio, resamples
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.result import Collector, ScoredPool
 from prm_jax.evaluation.splits import read_scores
-
-from prm_jax.evaluation.benchmarks.first_error import minimum_on_last_step
-from prm_jax.evaluation.benchmarks.sheet import OVERALL, Benchmark, Rows, Sheet
 
 _SHOWN = re.compile(r'(pass|majority|oracle|prm_[a-z]+(-majority)?)')
 

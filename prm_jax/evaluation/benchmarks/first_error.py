@@ -12,6 +12,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from prm_jax.evaluation import on_splits, process_bench, steps
+from prm_jax.evaluation.benchmarks.sheet import (
+  MEAN,
+  Benchmark,
+  Held,
+  Rows,
+  Sheet,
+  constant,
+)
 from prm_jax.evaluation.intervals import (
   Estimate,
   bootstrap,
@@ -21,16 +29,7 @@ from prm_jax.evaluation.intervals import (
   undefined,
 )
 from prm_jax.evaluation.process_bench import UNDECIDED
-from prm_jax.evaluation.splits import UNKNOWN, Scores, Split, Steps
-
-from prm_jax.evaluation.benchmarks.sheet import (
-  MEAN,
-  Benchmark,
-  Held,
-  Rows,
-  Sheet,
-  constant,
-)
+from prm_jax.evaluation.splits import UNKNOWN, Scores, Steps
 
 Found = dict[str, Estimate]
 MR_WEIGHTS = (0.2, 0.3, 0.5)

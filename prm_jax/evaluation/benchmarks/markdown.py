@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prm_jax.evaluation.benchmarks.sheet import Benchmark, Line
 from prm_jax.evaluation.intervals import Estimate
 from prm_jax.evaluation.report.data import Row, Table
 from prm_jax.evaluation.result import Collector
-
-from prm_jax.evaluation.benchmarks.sheet import Benchmark, Line
 
 HEADER = ('Tasks', 'Version', 'Filter', 'Metric', 'Value', '', 'Interval')
 _ALIGN = (':', 'r', ':', ':', 'r', ':', ':')

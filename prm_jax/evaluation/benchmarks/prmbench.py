@@ -13,10 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from prm_jax.errors import UserError
-from prm_jax.evaluation.intervals import Estimate, divide, estimate, undefined
-from prm_jax.evaluation.ranking import rank_metrics
-from prm_jax.evaluation.splits import Scores, Split, read_scores
-
 from prm_jax.evaluation.benchmarks.sheet import (
   OVERALL,
   Benchmark,
@@ -25,6 +21,9 @@ from prm_jax.evaluation.benchmarks.sheet import (
   Sheet,
   constant,
 )
+from prm_jax.evaluation.intervals import Estimate, divide, estimate, undefined
+from prm_jax.evaluation.ranking import rank_metrics
+from prm_jax.evaluation.splits import Scores, Split, read_scores
 
 REDUNDANCY = ':redundancy'
 """Ending of the name under which a scorer's redundancy scores are stored."""
@@ -391,8 +390,8 @@ def _category(source: str, classification: object) -> str:
 
 _SCORE = (
   'PRMScore = 0.5 F1 + 0.5 F1_negative, micro over steps; correct steps are the '
-  'positive class and F1_negative is the F1 of wrong steps. A step is called correct if '
-  'its score is above the threshold (published: strictly above 0.5). '
+  'positive class and F1_negative is the F1 of wrong steps. A step is called correct '
+  'if its score is above the threshold (published: strictly above 0.5). '
 )
 
 PRMBENCH = Benchmark(

@@ -15,7 +15,7 @@ import numpy as np
 
 from prm_jax.errors import UserError
 from prm_jax.evaluation import process_bench
-from prm_jax.evaluation.intervals import Estimate, Resamples, resamples
+from prm_jax.evaluation.intervals import Estimate, Resamples
 from prm_jax.evaluation.process_bench import Threshold
 from prm_jax.evaluation.result import Collector, Options, metric_path
 from prm_jax.evaluation.splits import Scores, Split, read_scores, read_split
@@ -219,7 +219,7 @@ def hold(
     rows=rows,
     split=split,
     scores=read_scores(split, rows, scorer, options.unscored),
-    sample=resamples(split.problem_ids, options.n_resamples, options.seed),
+    sample=options.resamples(split.problem_ids),
   )
 
 

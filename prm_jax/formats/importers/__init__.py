@@ -97,6 +97,9 @@ FORMATS: dict[str, Format] = {
     benchmarks.bigbench_mistake, ('input', 'steps', 'mistake_index'), 'human'
   ),
   'prmbench': Format(benchmarks.prmbench, ('modified_process', 'error_steps'), 'human'),
+  'prmbench_originals': Format(
+    benchmarks.prmbench_originals, ('original_question', 'original_process'), 'human'
+  ),
   'verify_cot': Format(benchmarks.verify_cot, ('question', 'answer', 'flag'), 'human'),
   'bon_pools': Format(pools.bon_pools, ('problem_id', 'question', 'candidates')),
   'gsm8k': Format(problems.gsm8k, ('question', 'answer')),

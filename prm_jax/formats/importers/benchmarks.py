@@ -13,7 +13,7 @@ from typing import Any
 
 from prm_jax.formats import label_policy, splitting
 from prm_jax.formats.importers.rows import Row
-from prm_jax.records import LabelSet, Trajectory, Verdict
+from prm_jax.records import LabelSet, Trajectory, Verdict, make_problem_id
 
 HUMAN = {'by': 'human'}
 NUMBERED = splitting.Splitter('numbering', pattern=r'^#\d+\.')
@@ -125,8 +125,10 @@ def mr_ben(rows: Iterable[Row]) -> list[Trajectory]:
   for row in rows:
     held = row.get('Model_Solution_Steps')
     code = isinstance(held, str)
-    steps = tuple(row.string('Model_Solution_Steps').split('\n')) if code else (
-      row.strings('Model_Solution_Steps')
+    steps = (
+      tuple(row.string('Model_Solution_Steps').split('\n'))
+      if code
+      else (row.strings('Model_Solution_Steps'))
     )
     first: int | None = -1
     if not _choice(row, 'Model_Solution_Correctness', 'correct', 'incorrect'):
@@ -164,11 +166,14 @@ def prmbench(rows: Iterable[Row]) -> list[Trajectory]:
   """PRMBench: `error_steps` lists the wrong steps of `modified_process`, 1-based.
 
   Every step is labelled. A row whose list names a step beyond the solution is not
-  trusted: it keeps no labels and is counted as index_out_of_range.
+  trusted: it keeps no labels and is counted as index_out_of_range. Rows made from one
+  problem share its id, that of `question` (`original_question` was rewritten row by
+  row). A step's own number ('2. ...') is taken off, as the published wrappers do, and
+  counted.
   """
   out = []
   for row in rows:
-    steps = row.strings('modified_process')
+    steps = _unnumbered(row, row.strings('modified_process'))
     wrong = set()
     for i, at in enumerate(row.items('error_steps', row.get('error_steps'))):
       wrong.add(row.step_index(f'error_steps[{i}]', at, len(steps), 1))
@@ -182,10 +187,49 @@ def prmbench(rows: Iterable[Row]) -> list[Trajectory]:
       key=(row.values.get('classification'), row.values.get('idx')),
       gold_answer=row.maybe_string('ground_truth'),
       meta=row.rest('modified_process', 'modified_question', 'ground_truth'),
+      **_problem(row),
     )
     labels = LabelSet('correctness', values, {'by': 'language model edit'})
     out.append(label_policy.label(trajectory, 'human', labels, row.options))
   return out
+
+
+def prmbench_originals(rows: Iterable[Row]) -> list[Trajectory]:
+  """The unmodified solutions of PRMBench, one an `idx`: of its redundency rows.
+
+  They are all correct, and what `similarity` compares a modified solution with. Rows
+  of other classes hold the same solutions and are counted.
+  """
+  out = []
+  for row in rows:
+    if row.values.get('classification') != 'redundency':
+      row.counters['rows_of_other_classes'] += 1
+      continue
+    steps = _unnumbered(row, row.strings('original_process'))
+    trajectory = row.trajectory(
+      row.string('original_question'),
+      steps,
+      key=('correct', row.values.get('idx')),
+      meta={'classification': 'correct', 'idx': row.values.get('idx')},
+      **_problem(row),
+    )
+    out.append(_located(row, trajectory, -1))
+  return out
+
+
+def _unnumbered(row: Row, steps: tuple[str, ...]) -> tuple[str, ...]:
+  """Steps without their own number in front; '2.5 kg' in a second step stays."""
+  out = []
+  for number, step in enumerate(steps, start=1):
+    kept = re.sub(rf'\A\s*{number}\.\s+', '', step)
+    row.counters['step_numbers_taken_off'] += kept != step
+    out.append(kept)
+  return tuple(out)
+
+
+def _problem(row: Row) -> dict[str, str]:
+  original = row.maybe_string('question')
+  return {'problem_id': make_problem_id(original)} if original else {}
 
 
 def verify_cot(rows: Iterable[Row]) -> list[Trajectory]:
