@@ -169,6 +169,7 @@ def get_config() -> ConfigDict:
   #   the objective's own
   objective.threshold = placeholder(float)  # label at or above it counts as correct
   objective.margin = placeholder(float)  # zeta of Q-value ranking
+  objective.levels = placeholder(tuple)  # pinball: of the quantiles, rising
   objective.discount = placeholder(float)  # td
   objective.n_steps = placeholder(int)  # td: steps looked ahead
   objective.lambda_ = placeholder(float)  # td: lambda-return instead of n steps

@@ -257,8 +257,9 @@ class ScorerSpec:
   Attributes:
     model, head, step_format: see there.
     step_value: name of the function from head output to the value of a step in
-      `step_values.VALUES` ('logit', 'sigmoid', 'softmax2', 'softmax3'; of implicit
-      scorers 'log_ratio', 'log_ratio_step').
+      `step_values.VALUES` ('logit', 'sigmoid', 'softmax2', 'softmax3'; of quantile
+      heads 'quantile', 'quantile_low', 'quantile_high'; of implicit scorers
+      'log_ratio', 'log_ratio_step').
     kind: what the saved score is: 'logit', 'probability' or 'log_ratio'.
     reduction: default reduction of P step values to one score.
     coefficient: implicit scorers: log-ratios are multiplied by it (beta).

@@ -114,6 +114,45 @@ def softmax3(outputs: Array) -> Array:
   return _sigmoid(good - x[..., 0])
 
 
+def quantile(outputs: Array) -> Array:
+  """The median of a success rate: the middle one of Q quantiles.
+
+  Args:
+    outputs: [..., P, Q], Q odd and at least 3, before the sigmoid. They are sorted
+      first, so that quantiles read from one step never cross (Chernozhukov et al.
+      2010, "Quantile and probability curves without crossing").
+
+  Returns:
+    [..., P] in [0, 1].
+
+  Raises:
+    ValueError: Q is not odd and at least 3.
+
+  >>> quantile(np.array([[2.0, 0.0, -1.0]])).tolist()
+  [0.5]
+  """
+  return _quantile(outputs, 0.5)
+
+
+def quantile_low(outputs: Array) -> Array:
+  """The lowest of Q quantiles; otherwise as `quantile`."""
+  return _quantile(outputs, 0.0)
+
+
+def quantile_high(outputs: Array) -> Array:
+  """The highest of Q quantiles; otherwise as `quantile`."""
+  return _quantile(outputs, 1.0)
+
+
+def _quantile(outputs: Array, place: float) -> Array:
+  x = _float(_namespace(outputs), outputs)
+  q = x.shape[-1] if x.ndim > 1 else 0
+  if q < 3 or q % 2 == 0:
+    raise ValueError(f'an odd number of outputs is needed, not shape {x.shape}.')
+  ordered = _namespace(x).sort(x, axis=-1)
+  return _sigmoid(ordered[..., round(place * (q - 1))])
+
+
 def log_ratio(outputs: Array) -> Array:
   """q_t of an implicit scorer: the log-ratio of all tokens up to the end of step t.
 
@@ -149,6 +188,9 @@ VALUES: dict[str, Callable[[Array], Array]] = {
   'sigmoid': sigmoid,
   'softmax2': softmax2,
   'softmax3': softmax3,
+  'quantile': quantile,
+  'quantile_low': quantile_low,
+  'quantile_high': quantile_high,
   'log_ratio': log_ratio,
   'log_ratio_step': log_ratio_step,
 }

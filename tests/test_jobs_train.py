@@ -194,14 +194,18 @@ def test_accumulation_agrees(tmp_path):
   )
 
 
-HEADS = {'softmax2': ('linear', 2), 'softmax3': ('linear', 3)}
+HEADS = {
+  'softmax2': ('linear', 2),
+  'softmax3': ('linear', 3),
+  'quantile': ('linear', 3),
+}
 
 
 def objective_keys(name):
   chosen = objectives.get(name)
   kind, n = HEADS.get(chosen.step_value, ('scalar', 1))
   keys = {'objective__name': name, 'head__kind': kind, 'head__n_outputs': n}
-  if name == 'bce_soft':
+  if name in ('bce_soft', 'pinball'):
     keys['data__label'] = 'value'
   return keys
 

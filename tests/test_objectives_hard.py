@@ -115,7 +115,7 @@ def test_single_step(name):
     assert weight == 1
     assert np.isfinite(grad).all()
     if name not in ('three_class', 'orm', 'td'):
-      assert np.sign(grad[0, 0]) == (1 if label == 0 else -1)
+      assert (np.sign(grad[0, 0]) == (1 if label == 0 else -1)).all()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_every_hyperparameter_changes_the_loss(name):
   other = {
     'threshold': 0.3, 'margin': 1.0, 'discount': 0.5, 'n_steps': 2, 'lambda_': 0.5,
     'shaping': 'cosine', 'terminal': 'last_label', 'clip': False,
-    'train_unlabeled': True, 'shaping_options': {'correct': (0.9, 0.1)},
+    'train_unlabeled': True, 'levels': (0.2, 0.5, 0.7), 'shaping_options': {'correct': (0.9, 0.1)},
   }  # fmt: skip
   for key in OBJECTIVES[name].hyperparameters:
     base = {}

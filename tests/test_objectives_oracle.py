@@ -21,6 +21,7 @@ CASES = [(name, {}) for name in NAMES] + [
   ('td', {'discount': 0.9, 'lambda_': 0.6, 'terminal': 'last_label'}),
   ('td', {'n_steps': 9, 'train_unlabeled': True, 'clip': False}),
   ('q_ranking_first_error', {'margin': 2.0}),
+  ('pinball', {'levels': (0.25, 0.5, 0.8)}),
 ]
 IDS = [f'{n}-{"-".join(map(str, h.values()))}' for n, h in CASES]
 
@@ -59,7 +60,8 @@ def make_batch(seed, name, scale=3.0, rows=B, width=P):
   else:
     labels = rng.choice([0.0, 0.3, 0.5, 1.0, 1.0], shape)
   weights = rng.choice([0.0, 0.5, 1.0, 2.0], shape)
-  outputs = rng.normal(0, scale, (*shape, 3) if name == 'three_class' else shape)
+  wide = name in ('three_class', 'pinball')
+  outputs = rng.normal(0, scale, (*shape, 3) if wide else shape)
   outputs[~exists] = np.nan
   judged = rng.random(rows) < 0.8
   float32 = lambda x: np.asarray(x, np.float32)
@@ -92,7 +94,7 @@ def sigma(r):
   return 1 / (1 + math.exp(-r)) if r >= 0 else math.exp(r) / (1 + math.exp(r))
 
 
-def pointwise_terms(name, row, r):
+def pointwise_terms(name, row, r, **h):
   for t in row['labelled']:
     y, w = row['y'][t], row['w'][t]
     if name == 'bce':
@@ -101,6 +103,10 @@ def pointwise_terms(name, row, r):
       yield w, ce(r[t], y)
     elif name == 'mse':
       yield w, (sigma(r[t]) - y) ** 2
+    elif name == 'pinball':
+      under = [y - sigma(x) for x in r[t]]
+      levels = h.get('levels', (0.1, 0.5, 0.9))
+      yield w, sum(u * (a if u > 0 else a - 1) for u, a in zip(under, levels)) / 3
     else:
       low = math.floor(2 * y - 1e-9) if y > 0 else 0
       high_share = 2 * y - low
@@ -181,8 +187,8 @@ def td_terms(row, r, **h):
 
 
 def row_terms(name, row, r, **h):
-  if name in ('bce', 'bce_soft', 'mse', 'three_class'):
-    return list(pointwise_terms(name, row, r))
+  if name in ('bce', 'bce_soft', 'mse', 'three_class', 'pinball'):
+    return list(pointwise_terms(name, row, r, **h))
   if name == 'orm':
     known = row['exist'] and row['outcome'] is not None
     return [(1.0, ce(r[row['exist'][-1]], row['outcome']))] if known else []

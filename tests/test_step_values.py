@@ -69,6 +69,18 @@ def test_three_classes_are_read_as_neutral_or_positive(xp):
   )
 
 
+@BOTH
+def test_quantiles_are_sorted_before_they_are_read(xp):
+  crossed = xp.array([[[1.0, -2.0, 0.0], [0.0, 1.0, 2.0]]])
+  for name, logits in {
+    'quantile_low': [-2.0, 0.0],
+    'quantile': [0.0, 1.0],
+    'quantile_high': [1.0, 2.0],
+  }.items():
+    expected = 1 / (1 + np.exp(-np.array([logits])))
+    np.testing.assert_allclose(VALUES[name](crossed), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ('name', 'shape'),
   [
@@ -76,6 +88,8 @@ def test_three_classes_are_read_as_neutral_or_positive(xp):
     ('softmax2', (1, 2, 3)),
     ('softmax3', (2, 2)),
     ('softmax2', 2),
+    ('quantile', (2, 2)),
+    ('quantile_low', 3),
   ],
 )
 def test_wrong_number_of_outputs_is_refused(name, shape):

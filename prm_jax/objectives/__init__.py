@@ -9,6 +9,7 @@ one unit of weight is. `shaping` has the rewards of temporal-difference learning
 
 from prm_jax.objectives import shaping, units
 from prm_jax.objectives.outcome import orm, orm_no_error
+from prm_jax.objectives.pinball import pinball
 from prm_jax.objectives.pointwise import bce, mse, three_class
 from prm_jax.objectives.ranking import (
   q_ranking,
@@ -42,6 +43,7 @@ __all__ = [
   'next_token',
   'orm',
   'orm_no_error',
+  'pinball',
   'q_ranking',
   'q_ranking_first_error',
   'q_ranking_theoretical',

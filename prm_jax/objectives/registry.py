@@ -27,6 +27,7 @@ from prm_jax.objectives import (
   tokens,
   units,
 )
+from prm_jax.objectives.pinball import pinball
 from prm_jax.specs import HeadSpec
 
 
@@ -107,6 +108,7 @@ _ALL = (
     reduction='product',
   ),
   Objective('mse', pointwise.mse),
+  Objective('pinball', pinball, outputs=(3,), step_value='quantile'),
   Objective('orm', outcome.orm, reduction='last', unit='trajectory', arrays=_OUTCOME),
   Objective(
     'orm_no_error',
