@@ -146,6 +146,7 @@ def reliability(
     total = sample.weights @ sums
     truth = divide(total[:, 0], total[:, 1])
     row = (count, float(scores.values[inside].mean()), float(truth[0]))
-    low, high = interval(truth[1:]) if sample.n_problems > 1 else (None, None)
+    drawn = truth[1 : 1 + sample.n]
+    low, high = interval(drawn) if sample.n_problems > 1 else (None, None)
     rows.append(row if low is None or high is None else (*row, low, high))
   return rows

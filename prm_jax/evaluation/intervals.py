@@ -7,6 +7,10 @@ product. Intervals are 95 % percentile intervals (Efron & Tibshirani 1993, ch. 1
 
 The counts depend only on (seed, the set of problem ids), so two methods measured
 on the same problems share them and their difference is paired by construction.
+
+On request a statistic is also taken without each problem, which gives what each
+problem contributes to it: the jackknife's pseudo-values (Miller 1974), for tests by
+problem of any metric (`hypothesis_tests`).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from prm_jax.errors import UserError
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
+MAX_BLOCKS = 1000  # of problems left out at once, where contributions are asked for
 _MAX_UNDEFINED = 0.05  # share of resamples without a value that is put up with
 
 
@@ -30,21 +35,36 @@ class Resamples:
   """How often each of A problems is drawn in each of `n` resamples.
 
   Attributes:
-    weights: [1 + n, A] float64; row 0 is all ones, the data themselves.
+    weights: [1 + n + G, A] float64; row 0 is all ones, the data themselves, the last
+      G rows are ones but for one block of problems each, 0 there.
     key: equal for equal problems, seed and n; pairing is only allowed within it.
+    block_sizes: [G] problems in each block; G = 0 where contributions are not asked
+      for, else min(A, MAX_BLOCKS).
   """
 
   weights: np.ndarray
   key: str
+  block_sizes: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros(0, np.int64)
+  )
 
   @property
   def n_problems(self) -> int:
     """A."""
     return self.weights.shape[1]
 
+  @property
+  def n(self) -> int:
+    """Resamples, without the data themselves and without the blocks."""
+    return len(self.weights) - 1 - len(self.block_sizes)
+
 
 def resamples(
-  problem_ids: Sequence[str], n: int = N_RESAMPLES, seed: int = 0
+  problem_ids: Sequence[str],
+  n: int = N_RESAMPLES,
+  seed: int = 0,
+  *,
+  contributions: bool = False,
 ) -> Resamples:
   """Draws the resamples of a set of problems.
 
@@ -54,6 +74,8 @@ def resamples(
     n: number of resamples.
     seed: of the draw; the problem ids are hashed into it, so that different
       sets are resampled independently.
+    contributions: estimates also say what each problem adds to them; up to
+      `MAX_BLOCKS` problems one by one, more in that many blocks of neighbours.
   """
   digest = hashlib.sha256('\x1f'.join(problem_ids).encode('utf-8')).hexdigest()[:16]
   a = len(problem_ids)
@@ -62,7 +84,14 @@ def resamples(
     rng = np.random.default_rng([seed, int(digest, 16)])
     drawn = rng.integers(0, a, (n, a)) + a * np.arange(n)[:, None]
     weights[1:] = np.bincount(drawn.ravel(), minlength=n * a).reshape(n, a)
-  return Resamples(weights, f'{digest}:{seed}:{n}')
+  sizes = np.zeros(0, np.int64)
+  if contributions and a:
+    blocks = np.array_split(np.arange(a), min(a, MAX_BLOCKS))
+    sizes = np.array([len(block) for block in blocks])
+    without = np.ones((len(blocks), a))
+    without[np.repeat(np.arange(len(blocks)), sizes), np.arange(a)] = 0
+    weights = np.concatenate([weights, without])
+  return Resamples(weights, f'{digest}:{seed}:{n}', sizes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +106,10 @@ class Estimate:
     replicates: [n_resamples] values of the resamples, NaN where undefined there;
       empty if there are none.
     key: of the resamples.
+    contributions: [G] what each block of problems adds to the value, empty if not
+      asked for: value - (1 - m_g / A) value without block g, of m_g of the A
+      problems. For a mean over problems these are x_i / A exactly, and sum to the
+      value; for other statistics to first order. NaN where undefined without g.
   """
 
   value: float | None
@@ -86,6 +119,7 @@ class Estimate:
   reason: str = ''
   replicates: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
   key: str = ''
+  contributions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
   def metric(self) -> dict[str, Any]:
     """The form of results.json: {'value', 'low', 'high', 'n'}."""
@@ -103,7 +137,7 @@ def estimate(
   """An estimate from a statistic's values on the data and on each resample.
 
   Args:
-    values: [1 + n_resamples], first that of the data; NaN where undefined.
+    values: [1 + n + G], one a row of `sample.weights`; NaN where undefined.
     sample: the resamples they belong to.
     n: see `Estimate`.
     reason: given if the value itself is undefined.
@@ -114,15 +148,20 @@ def estimate(
   """
   if not np.isfinite(values[0]):
     return undefined(reason, n)
-  low, high = interval(values[1:]) if sample.n_problems > 1 else (None, None)
+  replicates, without = values[1 : 1 + sample.n], values[1 + sample.n :]
+  low, high = interval(replicates) if sample.n_problems > 1 else (None, None)
+  kept = 1 - sample.block_sizes / max(sample.n_problems, 1)
+  # The last block holds everything where there is one problem: nothing is without it.
+  left = np.where(kept > 0, kept * without, 0.0)
   return Estimate(
     value=float(values[0]),
     low=low,
     high=high,
     n=n,
     reason='' if low is not None else 'no_interval',
-    replicates=values[1:],
+    replicates=replicates,
     key=sample.key,
+    contributions=values[0] - left,
   )
 
 
@@ -175,8 +214,7 @@ def bootstrap(
 
   Args:
     sums: [A, K], K sums of each problem.
-    statistic: f([1 + n_resamples, K] totals) -> [1 + n_resamples], NaN where
-      undefined.
+    statistic: f([1 + n + G, K] totals) -> [1 + n + G], NaN where undefined.
     sample, n, reason: as in `estimate`.
   """
   return estimate(statistic(sample.weights @ sums), sample, n, reason)
@@ -210,6 +248,9 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     '' if low is not None else 'no_interval',
     replicates,
     a.key,
+    a.contributions - b.contributions
+    if len(a.contributions) == len(b.contributions)
+    else np.zeros(0),
   )
 
 
@@ -223,6 +264,7 @@ def plain_mean(estimates: Sequence[Estimate]) -> Estimate:
     return undefined('mean_of_undefined')
   replicates = np.mean([e.replicates for e in estimates], axis=0)
   bounded = all(e.low is not None for e in estimates)
+  each = [e.contributions / len(estimates) for e in estimates]
   low, high = interval(replicates) if bounded else (None, None)
   return Estimate(
     float(np.mean([e.value for e in estimates])),
@@ -232,4 +274,5 @@ def plain_mean(estimates: Sequence[Estimate]) -> Estimate:
     '' if low is not None else 'no_interval',
     replicates,
     '+'.join(e.key for e in estimates),
+    np.concatenate(each) if all(len(c) for c in each) else np.zeros(0),
   )

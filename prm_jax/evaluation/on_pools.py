@@ -8,7 +8,7 @@ import numpy as np
 
 from prm_jax.evaluation import best_of_n, tables
 from prm_jax.evaluation.baselines import POSITION_LENGTH
-from prm_jax.evaluation.intervals import Estimate, difference, means, resamples
+from prm_jax.evaluation.intervals import Estimate, difference, means
 from prm_jax.evaluation.logistic import sigmoid
 from prm_jax.evaluation.pools import ladder
 from prm_jax.evaluation.report.data import LineChart, Row, Table
@@ -39,7 +39,7 @@ def measure(out: Collector, held: ScoredPool, options: Options) -> None:
   for who, scores in held.scorers.items():
     label = f'unscored[{who}]' if who else 'unscored'
     out.count(f'{name}/best_of_n', {label: int((~scores.scored).sum())})
-  sample = resamples(pool.steps.problem_ids, options.n_resamples, options.seed)
+  sample = options.resamples(pool.steps.problem_ids)
   for ties in options.ties:
     columns = _chances(held, sizes, ties, options)
     flat = means(np.concatenate(list(columns.values()), axis=1), sample)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from prm_jax.evaluation import along, baselines, calibration, process_bench, steps
-from prm_jax.evaluation.intervals import Resamples, difference, resamples, undefined
+from prm_jax.evaluation.intervals import Resamples, difference, undefined
 from prm_jax.evaluation.report.data import Reliability
 from prm_jax.evaluation.result import Collector, Options, metric_path
 from prm_jax.evaluation.splits import UNKNOWN, Scores, Split

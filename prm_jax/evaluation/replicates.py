@@ -1,4 +1,5 @@
-"""Estimates with their bootstrap replicates in a file, for statistics over runs."""
+"""Estimates with their bootstrap replicates, and with what each problem contributes,
+in a file: for statistics over runs."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from prm_jax.errors import UserError
 from prm_jax.evaluation.intervals import Estimate
 
 FILE = 'replicates.npz'
+_PARTS = (
+  'names', 'keys', 'values', 'counts', 'replicates', 'contributions', 'n_contributions',
+)  # fmt: skip
 
 
 def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> None:
@@ -32,6 +36,7 @@ def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> Non
   if len(sizes) > 1:
     raise ValueError(f'replicates of different numbers {sizes} in one evaluation')
   n = sizes.pop() if sizes else 0
+  parts = [e.contributions for e in held.values()]
   out = io.BytesIO()
   np.savez(
     out,
@@ -42,6 +47,8 @@ def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> Non
     replicates=np.array([e.replicates for e in held.values()], np.float32).reshape(
       len(held), n
     ),
+    contributions=np.concatenate([np.zeros(0), *parts]).astype(np.float32),
+    n_contributions=np.array([len(p) for p in parts], np.int64),
   )
   jsonl.write_bytes(path, out.getvalue())
 
@@ -55,18 +62,21 @@ def load(path: str | os.PathLike[str]) -> dict[str, Estimate]:
   try:
     with epath.Path(path).open('rb') as file:
       data = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    parts = {k: data[k] for k in ('names', 'keys', 'values', 'counts', 'replicates')}
+    parts = {k: data[k] for k in _PARTS}
   except (OSError, ValueError, KeyError, EOFError) as e:
     raise UserError(
       f'{path}: no readable replicates there ({e}); run it again with '
       'evaluate.replicates=true.'
     ) from e
+  ends = np.cumsum(parts['n_contributions'])
+  each = np.split(parts['contributions'].astype(np.float64), ends[:-1])
   return {
     str(name): Estimate(
       value=float(parts['values'][i]),
       n=int(parts['counts'][i]),
       replicates=parts['replicates'][i].astype(np.float64),
       key=str(parts['keys'][i]),
+      contributions=each[i],
     )
     for i, name in enumerate(parts['names'])
   }

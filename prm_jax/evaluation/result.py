@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from prm_jax.evaluation.intervals import Estimate
+from prm_jax.evaluation.intervals import Estimate, Resamples, resamples
 from prm_jax.evaluation.pools import Pool
 from prm_jax.evaluation.report.data import LineChart, Reliability, Table
 from prm_jax.evaluation.splits import Scores
@@ -32,6 +32,7 @@ class Options:
     n_resamples: of every bootstrap.
     n_draws: subsets drawn for votes.
     seed: of resamples and draws.
+    contributions: estimates also say what each problem adds, for `compare`.
   """
 
   policies: tuple[str, ...] = ()
@@ -45,6 +46,13 @@ class Options:
   n_resamples: int = 1000
   n_draws: int = 200
   seed: int = 0
+  contributions: bool = False
+
+  def resamples(self, problem_ids: Sequence[str]) -> Resamples:
+    """The resamples of a set of problems, see `intervals.resamples`."""
+    return resamples(
+      problem_ids, self.n_resamples, self.seed, contributions=self.contributions
+    )
 
 
 @dataclasses.dataclass

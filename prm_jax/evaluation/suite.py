@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from prm_jax.errors import UserError
 from prm_jax.evaluation import baselines, on_pools, on_splits, steps, tables
-from prm_jax.evaluation.intervals import plain_mean, resamples
+from prm_jax.evaluation.intervals import plain_mean
 from prm_jax.evaluation.on_splits import Tuning
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.result import (
@@ -180,7 +180,7 @@ def _baseline_on_tuning(
 ) -> None:
   """What trials that are compared on the tuning split have to beat there."""
   who = baselines.POSITION_LENGTH
-  sample = resamples(split.problem_ids, options.n_resamples, options.seed)
+  sample = options.resamples(split.problem_ids)
   found = steps.ranking(split, scorers[who], sample)['auroc']
   out.put(metric_path(split.name, 'steps', 'auroc', '', who), found, split.truth)
 

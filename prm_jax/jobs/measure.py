@@ -111,6 +111,7 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
     n_draws=section.subsets,
     unscored='wrong',
     seed=section.seed,
+    contributions=section.replicates,
   )
 
 
