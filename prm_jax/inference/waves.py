@@ -118,7 +118,9 @@ def shape_of(
   """
   members = group if 2 * prompt.n >= group else 1
   own = -(-own // OWN_MULTIPLE) * OWN_MULTIPLE
-  return Shape(slots // members, members, bucket(text_length, MIN_TEXT), own)
+  # Doubling sizes: a wave of few prompts leaves slots idle, which costs more than the
+  # longer keys.
+  return Shape(slots // members, members, bucket(text_length, MIN_TEXT, 1), own)
 
 
 def plan(
