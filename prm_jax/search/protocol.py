@@ -48,8 +48,8 @@ class Expand:
     max_tokens: of the step, tokens at most; the child is then 'partial' and its step
       goes on where it is expanded.
     cut_below: cut before the first token whose probability is below this; 0 never.
-    cut_after: tokens that are kept however unlikely.
-    score: whether new steps are scored; a partial step is scored as it stands.
+    score: whether new steps are scored; a partial step is scored as it stands, one
+      that was cut is not.
   """
 
   beam: int
@@ -58,7 +58,6 @@ class Expand:
   temperature: float | None = None
   max_tokens: int = 0
   cut_below: float = 0.0
-  cut_after: int = 0
   score: bool = True
 
 
