@@ -137,7 +137,8 @@ def estimate(
   """An estimate from a statistic's values on the data and on each resample.
 
   Args:
-    values: [1 + n + G], one a row of `sample.weights`; NaN where undefined.
+    values: [1 + n + G], one a row of `sample.weights`, NaN where undefined; or
+      [1 + n], without contributions.
     sample: the resamples they belong to.
     n: see `Estimate`.
     reason: given if the value itself is undefined.
@@ -150,7 +151,7 @@ def estimate(
     return undefined(reason, n)
   replicates, without = values[1 : 1 + sample.n], values[1 + sample.n :]
   low, high = interval(replicates) if sample.n_problems > 1 else (None, None)
-  kept = 1 - sample.block_sizes / max(sample.n_problems, 1)
+  kept = (1 - sample.block_sizes / max(sample.n_problems, 1))[: len(without)]
   # The last block holds everything where there is one problem: nothing is without it.
   left = np.where(kept > 0, kept * without, 0.0)
   return Estimate(
@@ -251,6 +252,36 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     a.contributions - b.contributions
     if len(a.contributions) == len(b.contributions)
     else np.zeros(0),
+  )
+
+
+def mean_over_same(estimates: Sequence[Estimate]) -> Estimate:
+  """Unweighted mean of estimates over the same problems (classes of one set, say).
+
+  Undefined if any of them is. n adds up.
+
+  Raises:
+    UserError: they were measured on different problems or resamples.
+  """
+  if not estimates or any(e.value is None for e in estimates):
+    return undefined('mean_of_undefined')
+  if len({e.key for e in estimates}) > 1:
+    raise UserError(
+      'a mean over the same problems needs estimates measured on the same problems '
+      'with the same seed; measure them on the same files.'
+    )
+  replicates = np.mean([e.replicates for e in estimates], axis=0)
+  bounded = all(e.low is not None for e in estimates)
+  low, high = interval(replicates) if bounded else (None, None)
+  return Estimate(
+    float(np.mean([e.value for e in estimates])),
+    low,
+    high,
+    sum(e.n for e in estimates),
+    '' if low is not None else 'no_interval',
+    replicates,
+    estimates[0].key,
+    np.mean([e.contributions for e in estimates], axis=0),
   )
 
 

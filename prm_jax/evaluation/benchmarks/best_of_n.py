@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from prm_jax.evaluation import on_pools
 from prm_jax.evaluation.benchmarks.first_error import minimum_on_last_step
 from prm_jax.evaluation.benchmarks.sheet import OVERALL, Benchmark, Rows, Sheet
-from prm_jax.evaluation.intervals import ratio, resamples
+from prm_jax.evaluation.intervals import ratio
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.result import Collector, ScoredPool
 from prm_jax.evaluation.splits import read_scores
@@ -18,10 +18,11 @@ _SHOWN = re.compile(r'(pass|majority|oracle|prm_[a-z]+(-majority)?)')
 
 def _measure(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
   for name, rows in sets.items():
-    _pool(sheet, name or OVERALL, rows)
+    _pool(sheet, name, rows)
 
 
-def _pool(sheet: Sheet, title: str, rows: Rows) -> None:
+def _pool(sheet: Sheet, set_name: str, rows: Rows) -> None:
+  title = set_name or OVERALL
   inner = Collector()
   pool = read_pool(title, rows, sheet.benchmark.verdict)
   scores = read_scores(pool.steps, rows, sheet.scorer, sheet.options.unscored)
@@ -37,11 +38,10 @@ def _pool(sheet: Sheet, title: str, rows: Rows) -> None:
   sheet.out.tables += inner.tables
   sheet.out.best_of_n += inner.best_of_n
   sheet.out.warnings += inner.warnings
-  sheet.out.samples += inner.samples
+  split = f'{sheet.benchmark.name}.{set_name}' if set_name else sheet.benchmark.name
+  sheet.out.samples += [{**s, 'split': split} for s in inner.samples]
   sums = minimum_on_last_step(pool.steps, scores)
-  sample = resamples(
-    pool.steps.problem_ids, sheet.options.n_resamples, sheet.options.seed
-  )
+  sample = sheet.options.resamples(pool.steps.problem_ids)
   reason = 'no_solutions_of_two_steps'
   found = ratio(sums[:, 0], sums[:, 1], sample, reason=reason)
   sheet.put(title, 'minimum_on_last_step', found)

@@ -21,7 +21,13 @@ from prm_jax.evaluation.benchmarks.sheet import (
   Sheet,
   constant,
 )
-from prm_jax.evaluation.intervals import Estimate, divide, estimate, undefined
+from prm_jax.evaluation.intervals import (
+  Estimate,
+  divide,
+  estimate,
+  mean_over_same,
+  undefined,
+)
 from prm_jax.evaluation.ranking import rank_metrics
 from prm_jax.evaluation.splits import Scores, Split, read_scores
 
@@ -193,17 +199,17 @@ def by_group(
   columns = (~wrong & called, wrong & called, wrong & ~called, ~wrong & ~called)
   index = split.problem[split.row] * len(names) + group[split.row]
   sums = _sums(index[use], [c[use] for c in columns], split.n_problems, len(names))
-  counts = np.einsum('ra,ack->rck', held.sample.weights, sums)
+  counts = np.tensordot(held.sample.weights, sums, 1)
   sizes = sums.sum(axis=(0, 2))
 
   rows = split.problem * len(names) + group
   inside = ~truth.repeated & (truth.first >= 0) & (truth.first < split.counts)
   at = np.minimum(split.offsets[:-1] + np.maximum(truth.first, 0), len(called) - 1)
-  columns = [inside & ~called[at], inside]
+  per_row = [inside & ~called[at], inside]
   if originals is not None:
-    columns += _similarity(held, called, truth, threshold, *originals)
-  more_sums = _sums(rows, columns, split.n_problems, len(names))
-  row_totals = np.einsum('ra,ack->rck', held.sample.weights, more_sums)
+    per_row += _similarity(held, called, truth, threshold, *originals)
+  more_sums = _sums(rows, per_row, split.n_problems, len(names))
+  row_totals = np.tensordot(held.sample.weights, more_sums, 1)
 
   def record(where: str, members: Sequence[int], alone: bool) -> Estimate:
     picked = counts[:, members].sum(axis=1)
@@ -263,14 +269,6 @@ def _similarity(
 def _share(split: Split, called: np.ndarray) -> np.ndarray:
   total = np.bincount(split.row, weights=called, minlength=split.n_rows)
   return total / np.maximum(split.counts, 1)
-
-
-def _mean(held: Held, each: Sequence[Estimate]) -> Estimate:
-  """Mean of estimates over the same resamples: classes share their problems."""
-  if not each or any(e.value is None for e in each):
-    return undefined('mean_of_undefined')
-  values = np.mean([[e.value or 0.0, *e.replicates] for e in each], axis=0)
-  return estimate(values, held.sample, sum(e.n for e in each))
 
 
 def _samples(sheet: Sheet, held: Held, truth: Truth, policy: str, value: float) -> None:
@@ -355,7 +353,7 @@ def _prmbench(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
     for axis, name in AXES.items():
       members = [c for c, of in CLASSES.items() if of == axis]
       if all(c in mains for c in members):
-        found = _mean(held, [mains[c] for c in members])
+        found = mean_over_same([mains[c] for c in members])
         sheet.put(name, 'prmscore', found, threshold.policy)
     if i == 0:
       _samples(sheet, held, truth, threshold.policy, threshold.value)
