@@ -227,8 +227,11 @@ def get_config() -> ConfigDict:
 
   # Measuring (train's end, evaluate).
   c.evaluate = evaluate = ConfigDict()
+  evaluate.suite = ''  # benchmarks, with commas, or 'all' that are found below
+  #   $PRM_JAX_DATA; BENCHMARK.SET is one set of them. data.evaluate names others
   evaluate.threshold = ''  # tuned:validation, fixed:0.5, argmax; '' means tuned where
-  #   there is a validation set, and untuned (0.5 for probabilities, else argmax)
+  #   there is a validation set, and untuned (0.5 for probabilities, else argmax);
+  #   in the suite tuned:BENCHMARK.SET
   evaluate.resamples = 1000  # bootstrap by problem
   evaluate.subsets = 200  # for votes among k of N candidates
   evaluate.ties = 'uniform'  # or lowest_index, to reproduce published numbers
@@ -255,9 +258,12 @@ def get_config() -> ConfigDict:
   c.scorer_dtype = ''  # of its parameters and computation, for example bfloat16; ''
   #   keeps parameters as they are stored and computes in float32 (ours: as trained)
   c.scorer_separator = ''  # what ends a step, where the family does not save it (trl)
+  c.scorer_calibrated = False  # probabilities by the calibration that is stored with
+  #   the scorer (configs/calibrate.py)
   c.scorer_reference = ''  # of an implicit PRM: the model that it was trained from, a
   #   folder or hf:OWNER/NAME@REVISION; 'none' reads the policy alone
-  c.score_files = ''  # evaluate: NAME=PATH of saved best-of-N step scores
+  c.score_files = ''  # evaluate: POOL:NAME=PATH of saved best-of-N step scores; in the
+  #   suite also PATH, rows with id and scores[scorer_name] (what score writes)
   c.export = ''  # convert: format of the output; '' means our own records.
   #   export: layout, transformers ('') or vllm
   c.export_dtype = ''  # export: of the stored weights; '' as they are

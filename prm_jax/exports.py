@@ -3,6 +3,7 @@
     spec.json           kind, model hash, tokenizer fingerprint, spec; written last
     model.safetensors   weights
     tokenizer.json      unless the tokenizer is built in
+    calibration.json    scorers, once one was fitted: from scores to probabilities
 
 A folder is a scorer or a policy and says which; one that is incomplete, damaged or
 of the other kind is refused.
@@ -19,7 +20,8 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from prm_jax import jsonl, specs, tensors
+from prm_jax import calibration_maps, jsonl, specs, tensors
+from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
 from prm_jax.formats.tokenizers import Tokenizer
@@ -28,6 +30,7 @@ from prm_jax.specs import PolicySpec, ScorerSpec
 
 SPEC = 'spec.json'
 WEIGHTS = 'model.safetensors'
+CALIBRATION = 'calibration.json'
 VERSION = 1
 S = TypeVar('S', ScorerSpec, PolicySpec)
 # What of a model may differ from the one that it starts from.
@@ -86,6 +89,45 @@ def load_policy(
     UserError: no policy is there, or it is damaged, incomplete or inconsistent.
   """
   return _load(directory, PolicySpec, shardings)
+
+
+def save_calibration(directory: str | os.PathLike[str], fitted: CalibrationMap) -> None:
+  """Writes `calibration.json` into a scorer's folder, over an earlier one.
+
+  Raises:
+    UserError: the place cannot be written.
+  """
+  text = json.dumps({'version': VERSION, **fitted.to_dict()}, indent=1)
+  jsonl.write_bytes(jsonl.place(directory) / CALIBRATION, (text + '\n').encode())
+
+
+def load_calibration(
+  directory: str | os.PathLike[str], model_hash: str = ''
+) -> CalibrationMap:
+  """The map stored in a scorer's folder.
+
+  Args:
+    directory: the folder.
+    model_hash: of the scorer; '' does not check.
+
+  Raises:
+    UserError: there is none, it is damaged, or it belongs to other weights.
+  """
+  file = jsonl.place(directory) / CALIBRATION
+  if not file.exists():
+    raise UserError(
+      f'{directory}: no {CALIBRATION} there; fit one with '
+      '--config=configs/calibrate.py.'
+    )
+  about = jsonl.parse_object(jsonl.read_bytes(file), str(file))
+  about.pop('version', None)
+  fitted = calibration_maps.from_dict(about, str(file))
+  if model_hash and fitted.model_hash != model_hash:
+    raise UserError(
+      f'{file}: fitted to the scores of other weights (another hash); fit it again '
+      'with --config=configs/calibrate.py.'
+    )
+  return fitted
 
 
 def _save(

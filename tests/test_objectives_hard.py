@@ -209,7 +209,8 @@ def test_every_hyperparameter_changes_the_loss(name):
   other = {
     'threshold': 0.3, 'margin': 1.0, 'discount': 0.5, 'n_steps': 2, 'lambda_': 0.5,
     'shaping': 'cosine', 'terminal': 'last_label', 'clip': False,
-    'train_unlabeled': True, 'levels': (0.2, 0.5, 0.7), 'shaping_options': {'correct': (0.9, 0.1)},
+    'train_unlabeled': True, 'levels': (0.2, 0.5, 0.7),
+    'shaping_options': {'correct': (0.9, 0.1)},
   }  # fmt: skip
   for key in OBJECTIVES[name].hyperparameters:
     base = {}

@@ -29,6 +29,7 @@ def score(
   separator: str = '',
   reference: str = '',
   cache: str = '',
+  calibrated: bool = False,
 ) -> list[list[float]]:
   """Scores of the steps of solutions, one list a solution.
 
@@ -46,6 +47,7 @@ def score(
     separator: what ends a step, for families that do not save it.
     reference: of an implicit PRM: the model that it was trained from, or 'none'.
     cache: folder in which the reference's log-probabilities are kept; '' keeps none.
+    calibrated: probabilities by the calibration stored with the scorer.
 
   Returns:
     scores[i][p] of step p of solution i, higher is better; logits, probabilities or
@@ -57,7 +59,9 @@ def score(
   """
   rows = [_row(i, q, s) for i, (q, s) in enumerate(_pairs(questions, steps))]
   path, written = _locate(checkpoint)
-  scorer = _scorer(path, written, adapter, dtype, separator, reference, cache)
+  scorer = _scorer(
+    path, written, adapter, dtype, separator, reference, cache, calibrated
+  )
   out = []
   for i, result in enumerate(scorer.score(rows)):
     if not isinstance(result, ScoreSet) or None in result.values:
@@ -78,21 +82,53 @@ def open_scorer(
   separator: str = '',
   reference: str = '',
   cache: str = '',
+  calibrated: bool = False,
   shardings: Shardings | None = None,
 ) -> tuple[Scorer, dict[str, Any]]:
   """A scorer of any kind, ready to score, and where it comes from.
 
   Args:
     path, adapter, dtype, separator, shardings: as for `public.load_scorer`.
-    reference, cache: as for `score`.
+    reference, cache, calibrated: as for `score`.
 
   Returns:
     (scorer, JSON-ready description: `public.About`, how values are read, and of an
     implicit PRM its reference).
 
   Raises:
-    UserError: as `public.load_scorer`; or a reference is missing, or of no use.
+    UserError: as `public.load_scorer`; a reference is missing, or of no use; or there
+      is no calibration of these weights.
   """
+  scorer, told = _open(path, adapter, dtype, separator, reference, cache, shardings)
+  if calibrated:
+    fitted = exports.load_calibration(told['folder'], told['digest'])
+    if fitted.source != scorer.spec.kind:
+      raise UserError(
+        f'{told["folder"]}: its calibration reads scores of kind {fitted.source}, and '
+        f'this scorer gives {scorer.spec.kind}; fit it again.'
+      )
+    scorer.calibration = fitted
+    told |= {
+      'kind': 'probability',
+      'calibration': {
+        'kind': fitted.kind,
+        'truth': fitted.truth,
+        'fitted_on': fitted.fitted_on,
+        'data_hash': fitted.data_hash,
+      },
+    }
+  return scorer, told
+
+
+def _open(
+  path: str | os.PathLike[str],
+  adapter: str,
+  dtype: str,
+  separator: str,
+  reference: str,
+  cache: str,
+  shardings: Shardings | None,
+) -> tuple[Scorer, dict[str, Any]]:
   spec, params, words, about = public.load_scorer(
     path, adapter=adapter, shardings=shardings, dtype=dtype, separator=separator
   )
@@ -164,7 +200,9 @@ def _locate(checkpoint: str) -> tuple[str, int]:
   for file in (exports.SPEC, checkpoints.CONFIG):
     held = os.path.join(folder, file)
     if os.path.exists(held):
-      return path, os.stat(held).st_mtime_ns
+      fitted = os.path.join(folder, exports.CALIBRATION)
+      ages = [os.stat(f).st_mtime_ns for f in (held, fitted) if os.path.exists(f)]
+      return path, max(ages)
   return path, 0
 
 
@@ -177,6 +215,7 @@ def _scorer(
   separator: str,
   reference: str,
   cache: str,
+  calibrated: bool,
 ) -> Scorer:
   del written
   return open_scorer(
@@ -186,4 +225,5 @@ def _scorer(
     separator=separator,
     reference=reference,
     cache=cache,
+    calibrated=calibrated,
   )[0]

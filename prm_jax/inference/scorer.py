@@ -11,6 +11,7 @@ a row's company, bit by bit.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.formats import step_format
 from prm_jax.formats.step_format import Encoded, Unusable
@@ -74,6 +76,8 @@ class Scorer:
       by 1e-5.
     share_questions: read a question of at least 32 tokens once for all its solutions
       of a call. Scores with and without differ by rounding, 1e-5 at most.
+    calibration: map from the values to probabilities, which `score` then gives;
+      `values` stays as the spec reads it.
   """
 
   def __init__(
@@ -84,11 +88,13 @@ class Scorer:
     *,
     batch_tokens: int = 0,
     share_questions: bool = True,
+    calibration: CalibrationMap | None = None,
   ):
     self.spec = spec
     self.tokenizer = tokenizer
     self.batch_tokens = batch_tokens or _batch_tokens(spec.model)
     self.share_questions = share_questions
+    self.calibration = calibration
     mesh = _mesh_of(params)
     if mesh is None:
       mesh = make_mesh(devices=jax.local_devices())
@@ -103,12 +109,28 @@ class Scorer:
       self._question_keys, static_argnums=2, out_shardings=replicated(mesh)
     )
 
+  @property
+  def params(self) -> Any:
+    """The parameters, where they were placed."""
+    return self._params
+
   def with_params(self, params: Any) -> Scorer:
     """The same scorer with other parameters, placed alike; nothing compiles anew."""
     other = copy.copy(self)
     places = jax.tree.map(lambda x: x.sharding, self._params)
     other._params = jax.device_put(params, places)
     return other
+
+  def reading(self, step_value: str) -> Scorer:
+    """The same scorer, uncalibrated, with another reading of `step_values.VALUES`."""
+    spec = dataclasses.replace(self.spec, step_value=step_value)
+    return Scorer(
+      spec,
+      self._params,
+      self.tokenizer,
+      batch_tokens=self.batch_tokens,
+      share_questions=self.share_questions,
+    )
 
   def score(
     self, trajectories: Sequence[Trajectory], *, allow_empty: bool = False
@@ -136,7 +158,10 @@ class Scorer:
           'of this model are broken, train or export it again.'
         )
       dropped = (None,) * (trajectories[i].n_steps - len(values))
-      out[i] = ScoreSet(self.spec.kind, (*values.tolist(), *dropped))
+      kind = self.spec.kind
+      if self.calibration is not None:
+        kind, values = 'probability', self.calibration.apply(values)
+      out[i] = ScoreSet(kind, (*values.tolist(), *dropped))
     return out
 
   def encode(
@@ -162,20 +187,25 @@ class Scorer:
   def values(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
     """Step values of encoded rows, float32 [n_steps] each, in order."""
     out: list[Any] = [None] * len(rows)
+    for i, values in self.stream(rows):
+      out[i] = values
+    return out
+
+  def stream(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, step values) of each row as soon as its batch is done."""
     waiting: deque[tuple[list[int], jax.Array]] = deque()
 
-    def collect() -> None:
+    def collect() -> Iterator[tuple[int, np.ndarray]]:
       members, result = waiting.popleft()
       for i, values in zip(members, np.asarray(result), strict=False):
-        out[i] = values[: rows[i].n_steps]
+        yield i, values[: rows[i].n_steps]
 
     for job in self._jobs(rows):
       waiting.append((job.members, self._dispatch(job, rows)))
       if len(waiting) > 1:  # one runs while the next is put together
-        collect()
+        yield from collect()
     while waiting:
-      collect()
-    return out
+      yield from collect()
 
   def shared_length(self, row: Encoded) -> int:
     """Tokens of a row that are read once for its question; 0 if it shares nothing.
@@ -276,11 +306,7 @@ class Scorer:
 
   def _question_keys(self, params: Any, tokens: jax.Array, places: int):
     """Keys and values of each row of tokens [B, T]: a tuple of B [L, 2, K, S, H]."""
-    read = decoding.prefill(self.spec.model, params, tokens)
-    keys = jnp.stack([jnp.stack(layer, axis=1) for layer in read], axis=1)
-    room = places - tokens.shape[1]
-    keys = jnp.pad(keys, [(0, 0)] * 4 + [(0, room), (0, 0)])
-    return tuple(keys[b] for b in range(len(tokens)))
+    return decoding.prefill_apart(self.spec.model, params, tokens, places)
 
   def _shared_step_values(self, params: Any, tokens, positions, caches, lengths):
     spec = self.spec

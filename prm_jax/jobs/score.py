@@ -84,6 +84,7 @@ def load(config: ConfigDict, cache: str = '') -> tuple[Scorer, dict[str, Any]]:
     dtype=config.scorer_dtype,
     separator=config.scorer_separator,
     reference=config.scorer_reference,
+    calibrated=config.scorer_calibrated,
     cache=cache,
     shardings=functools.partial(param_shardings, mesh),
   )
