@@ -176,6 +176,12 @@ def resolve(path: str) -> str:
   raise UserError(f'{path}: no such file here{looked}; check the path.')
 
 
+def is_there(path: str) -> bool:
+  """Whether `resolve` finds something."""
+  root = os.environ.get(DATA_VARIABLE, '')
+  return _there(Path(path)) or bool(root and _there(Path(root) / path))
+
+
 def _there(path: Path) -> bool:
   if any(c in str(path) for c in '*?['):
     return any(True for _ in path.parent.glob(path.name))

@@ -36,6 +36,7 @@ LEAST = {
 TIES = ('uniform', 'lowest_index')
 _NUMBER = r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?'
 _POLICY = re.compile(f'argmax|tuned:validation|fixed:{_NUMBER}')
+_SUITE_POLICY = re.compile(rf'argmax|tuned:[\w.-]+|fixed:{_NUMBER}')
 _PROFILE = re.compile(r'(\d+:\d+)?')
 
 
@@ -53,10 +54,13 @@ def check(config: ConfigDict) -> None:
   for tie in config.evaluate.ties.split(','):
     _member('evaluate.ties', tie.strip(), TIES)
   for policy in filter(None, config.evaluate.threshold.split(',')):
-    if not _POLICY.fullmatch(policy.strip()):
+    known, tuned = _POLICY, 'tuned:validation'
+    if config.evaluate.suite:
+      known, tuned = _SUITE_POLICY, 'tuned:BENCHMARK.SET'
+    if not known.fullmatch(policy.strip()):
       raise UserError(
         f'evaluate.threshold={policy.strip()!r}: give fixed:NUMBER, argmax or '
-        'tuned:validation, or several with commas.'
+        f'{tuned}, or several with commas.'
       )
   if not _PROFILE.fullmatch(config.profile):
     raise UserError(f'profile={config.profile!r}: give START:STOP, for example 10:15.')

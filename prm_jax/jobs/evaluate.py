@@ -10,7 +10,7 @@ from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
 from prm_jax.formats.importers import attach_scores
-from prm_jax.jobs import checks, measure, score, training_data
+from prm_jax.jobs import benchmarks, checks, measure, score, training_data
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Trajectory
 
@@ -28,7 +28,9 @@ def run(command: Command) -> None:
     if work.read_json('results.json'):
       writer.say(f'{work.path}: this evaluation is complete; see report.html')
       return
-    if config.scorer:
+    if config.evaluate.suite:
+      benchmarks.run(command, work, started)
+    elif config.scorer:
       _with_scorer(command, work, started)
     else:
       _with_saved_scores(command, work, started)

@@ -205,8 +205,9 @@ def write(
   curve: Sequence[Mapping[str, Any]],
   about: dict[str, Any],
   started: float,
+  more: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes samples, the report, and last of all results.json."""
+  """Writes samples, the report, and last of all results.json with `more` sections."""
   for name, rows in shown.items():
     work.write_samples(name, _sample_rows(name, rows, found))
   every = {**counters, **found.counters}
@@ -217,8 +218,9 @@ def write(
     page = pages.build(command, job, spec, found, shown, every, curve, about)
     report.write(work / 'report.html', page)
   work.write_results(
-    job, found.metrics, every, about, judged_by=found.judged_by, warnings=found.warnings
-  )
+    job, found.metrics, every, about, judged_by=found.judged_by,
+    warnings=found.warnings, **(more or {}),
+  )  # fmt: skip
   for line in pages.summary_lines(found):
     writer.say(line)
   writer.say(

@@ -55,6 +55,11 @@ def build(
 
 
 def _summary(config: Any, spec: ScorerSpec | PolicySpec | None) -> str:
+  if config.evaluate.suite:
+    return (
+      'Step scores of a process reward model, measured on public benchmarks. Their '
+      'definitions, with versions, stand above the tables.'
+    )
   if spec is None:
     return 'Saved step scores of public reward models, measured on saved candidates.'
   if isinstance(spec, PolicySpec):
