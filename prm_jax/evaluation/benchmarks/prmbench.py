@@ -217,8 +217,10 @@ def by_group(
     main = undefined('no_rows')
     for name, values in scores_of(picked, alone).items():
       found = estimate(values, held.sample, n, 'no_steps_of_a_class')
-      sheet.put(where, name, found, policy, name in ('prmscore', 'f1', 'f1_negative'))
-      if name == ('f1' if alone else 'prmscore'):
+      is_main = name == ('f1' if alone else 'prmscore')
+      shown = is_main or (where == OVERALL and name in ('f1', 'f1_negative'))
+      sheet.put(where, name, found, policy, shown)
+      if is_main:
         main = found
     totals = row_totals[:, members].sum(axis=1)
     kinds = {'first_error_accuracy': (0, 1), 'similarity': (2, 3)}
@@ -313,6 +315,11 @@ def _start(sheet: Sheet, held: Held) -> Truth:
     sheet.warn('all scores are equal; they tell no steps apart.')
   if not truth.wrong.any():
     sheet.warn('no step is wrong, so scores of wrong steps are undefined.')
+  return truth
+
+
+def _ranking(sheet: Sheet, held: Held, truth: Truth) -> None:
+  split = held.split
   use = (truth.labelled & ~truth.repeated[split.row]) & held.scores.scored[split.row]
   auroc, _ = rank_metrics(
     held.scores.values[use],
@@ -321,7 +328,6 @@ def _start(sheet: Sheet, held: Held) -> Truth:
     held.sample,
   )
   sheet.put(OVERALL, 'step_auroc', auroc)
-  return truth
 
 
 def _prmbench(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
@@ -357,6 +363,7 @@ def _prmbench(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
         sheet.put(name, 'prmscore', found, threshold.policy)
     if i == 0:
       _samples(sheet, held, truth, threshold.policy, threshold.value)
+  _ranking(sheet, held, truth)
 
 
 def _socratic(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
@@ -378,6 +385,7 @@ def _socratic(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
     )  # fmt: skip
     if i == 0:
       _samples(sheet, held, truth, threshold.policy, threshold.value)
+  _ranking(sheet, held, truth)
 
 
 def _category(source: str, classification: object) -> str:

@@ -215,7 +215,7 @@ def hold(
   split = read_split(name, rows, benchmark.truth, benchmark.verdict)
   return Held(
     name=name,
-    title=counted(set_name, len(rows), benchmark.sizes.get(set_name, 0)),
+    title=counted(set_name or OVERALL, len(rows), benchmark.sizes.get(set_name, 0)),
     rows=rows,
     split=split,
     scores=read_scores(split, rows, scorer, options.unscored),
