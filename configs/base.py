@@ -262,6 +262,8 @@ def get_config() -> ConfigDict:
   #   the scorer (configs/calibrate.py)
   c.scorer_reference = ''  # of an implicit PRM: the model that it was trained from, a
   #   folder or hf:OWNER/NAME@REVISION; 'none' reads the policy alone
+  c.scorer_batch_tokens = 0  # score and serve: tokens of a batch on one device; 0
+  #   chooses by device and model. Another value moves scores by 1e-5
   c.score_files = ''  # evaluate: POOL:NAME=PATH of saved best-of-N step scores; in the
   #   suite also PATH, rows with id and scores[scorer_name] (what score writes)
   c.export = ''  # convert: format of the output; '' means our own records.
@@ -409,6 +411,21 @@ def get_config() -> ConfigDict:
   chunk.size = 50  # problems with all their solutions
   c.shard = '0/1'  # i/n: this process does chunks i, i + n, ...
 
+  # Serve: a scorer behind HTTP (configs/serve.py); text and splitting are the policy's.
+  c.serve = serve = ConfigDict()
+  serve.host = '127.0.0.1'  # nothing asks for a password: keep it within the machine
+  serve.port = 8000  # 0 takes a free one
+  serve.name = ''  # of the model in requests and answers; '' means c.scorer
+  serve.reduction = ''  # of step scores to one; '' the scorer's own
+  serve.queue = 1024  # solutions that wait or are under way; more are refused (429)
+  serve.max_bytes = 4000000  # of a body; more is refused (413)
+  serve.max_steps = 1000  # of a solution
+  serve.timeout = 600.0  # seconds for a request to be scored (504)
+  serve.body_seconds = 30.0  # for a body to arrive (408)
+  serve.drain_seconds = 30.0  # for what was accepted before SIGTERM
+  serve.unusable_reward = placeholder(float)  # /get_reward: of a sample that cannot be
+  #   scored (no steps, too long); None refuses it
+
   # Audit of labels: algorithms against a reference and the truth (jobs/audit.py).
   c.audit = audit = ConfigDict()
   audit.labelled = ''  # NAME=PATH[@LABELSET], ...; PATH may be a label run's workdir.
@@ -418,6 +435,15 @@ def get_config() -> ConfigDict:
   audit.tau = 0.125  # a prefix is dead if V < tau
   audit.compare = ''  # families compared with all others; '' means the first
   audit.streams = 10000  # simulated prefixes for the error of a stopping rule
+
+  # Compare: RUN is a workdir, its results.json or a pattern, RUN@SCORER one of several
+  # scorers in it; run s of a is paired with run s of b (the same training seed).
+  c.a = ''  # RUN[,RUN...]
+  c.b = ''
+  c.compare = compare = ConfigDict()
+  compare.metrics = ''  # patterns of metric paths, with commas; '' takes all of both
+  compare.common = False  # runs on different rows: compare those in common
+  compare.flips = 20000  # signs drawn in the permutation test
 
   c.bench = 'decode'  # bench: decode, prefix_sharing, imports, load; score, train,
   #   sample, mc, which may run in turns with peer_command (configs/bench.py)

@@ -26,7 +26,7 @@ from prm_jax.errors import UserError
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
-MAX_BLOCKS = 1000  # of problems left out at once, where contributions are asked for
+MAX_BLOCKS = 2000  # of problems left out at once, where contributions are asked for
 _MAX_UNDEFINED = 0.05  # share of resamples without a value that is put up with
 
 

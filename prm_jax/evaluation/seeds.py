@@ -82,9 +82,39 @@ def over_seeds(estimates: Sequence[Estimate], *, n_problems: int) -> SeedInterva
     return SeedInterval(mean, mean, mean, s, sd, 0.0, se_problems)
   from scipy import special
 
-  freedom = (a + b) ** 2 / (a**2 / (s - 1) + b**2 / max(n_problems - 1, 1))
-  half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(a + b)
-  return SeedInterval(mean, mean - half, mean + half, s, sd, math.sqrt(a), se_problems)
+  found = SeedInterval(mean, None, None, s, sd, math.sqrt(a), se_problems)
+  error, freedom = standard_error(found, n_problems)
+  half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * (error or 0.0)
+  return dataclasses.replace(found, low=mean - half, high=mean + half)
+
+
+def standard_error(found: SeedInterval, n_problems: int) -> tuple[float | None, float]:
+  """Standard error from both sources, and its degrees of freedom (see `over_seeds`).
+
+  (None, infinite) with a single seed.
+  """
+  if found.se_seeds is None:
+    return None, math.inf
+  a, b = found.se_seeds**2, (found.se_problems or 0.0) ** 2
+  if a + b == 0:
+    return 0.0, math.inf
+  freedom = (a + b) ** 2 / (a**2 / (found.n - 1) + b**2 / max(n_problems - 1, 1))
+  return math.sqrt(a + b), freedom
+
+
+def p_value(found: SeedInterval, n_problems: int) -> float | None:
+  """Two-sided P value of "the mean is 0", the t test that the interval belongs to.
+
+  None with a single seed. Without any spread it is 1 for a mean of 0, else 0.
+  """
+  error, freedom = standard_error(found, n_problems)
+  if error is None:
+    return None
+  if error == 0:
+    return 1.0 if found.value == 0 else 0.0
+  from scipy import special
+
+  return float(2 * special.stdtr(freedom, -abs(found.value) / error))
 
 
 def paired_over_seeds(

@@ -1,0 +1,39 @@
+"""Say whether method A is better than method B, and on what.
+
+    python -m prm_jax.main --config=configs/compare.py --config.a=runs/pqm \
+        --config.b=runs/bce --config.output=runs/pqm_bce.json
+
+Several runs (training seeds) of each, paired in order; a pattern stands for them all:
+
+    --config.a='runs/study/runs/pqm/default/seed-*' \
+    --config.b='runs/study/runs/bce/default/seed-*'
+
+Two scorers of one run over saved scores (configs/pools.py):
+
+    --config.a=runs/pools@qwen_prm --config.b=runs/pools@math_shepherd
+
+A run is a workdir of train or evaluate. With evaluate.replicates=true all of its metrics
+can be compared; without, those of sets with a known first error, which are measured
+again from the per-sample rows and saved scores. Best-of-N and benchmarks need replicates.
+
+What comes out, in FILE.json, FILE.md and FILE.samples.jsonl.gz, for every metric: the
+difference with its paired bootstrap interval by problem; a sign-flip permutation test by
+problem (all signs where up to 14 problems differ, else 20,000 drawn, P never 0);
+McNemar's exact test where every problem has one row that is right or wrong; P values
+after Holm over all metrics compared (compare.metrics narrows them down beforehand); the
+difference that would have been found with 80 % power. The sign-flip test is exact for
+means over problems; for other metrics (F1, AUROC, ECE) it goes by the jackknife's
+pseudo-values, exact to first order. With several runs of each the interval and the P
+value (t) hold both sources of variance, seeds and problems, each named.
+
+Runs on different rows are refused; compare.common=true compares the rows in common and
+counts the others.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.job = 'compare'
+  return c

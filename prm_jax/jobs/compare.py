@@ -1,0 +1,311 @@
+"""Compare: whether runs of method A are better than runs of method B, and on what."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import glob
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from prm_jax import files, jsonl, records, writer
+from prm_jax.errors import UserError
+from prm_jax.evaluation import compare, compare_text, replicates, same_rows, suite
+from prm_jax.evaluation.intervals import Estimate
+from prm_jax.evaluation.report import words
+from prm_jax.evaluation.result import Options
+from prm_jax.jobs.configuration import Command
+from prm_jax.jobs.measure import VALIDATION
+from prm_jax.records import Trajectory
+
+_NAMED = re.compile(r'(?P<path>.*)\[(?P<scorer>[^\]/]+)\]')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One evaluated run.
+
+  Attributes:
+    name: as it was given.
+    scorer: '' for the one that was evaluated, or one of several named there.
+    config: its resolved config, flat.
+    judged_by: metric path -> truth.
+    estimates: metric path -> estimate, of its scorer; {} without replicates.
+    rows: split -> its rows, from the per-sample files; {} without.
+    said: (split, id) -> what was said about the row.
+  """
+
+  name: str
+  scorer: str
+  config: dict[str, Any]
+  judged_by: dict[str, str]
+  estimates: dict[str, Estimate]
+  rows: dict[str, list[Trajectory]]
+  said: dict[tuple[str, str], dict[str, Any]]
+
+  @property
+  def truth(self) -> str:
+    """Label set that its splits are judged against."""
+    return str(self.config.get('data.truth', ''))
+
+
+def run(command: Command) -> None:
+  """Compares the runs `a` with the runs `b` and writes `output`, a .json file, and
+  beside it the table (.md) and the rows (.samples.jsonl.gz).
+
+  Raises:
+    UserError: nothing to compare, runs on different rows, or an unreadable run.
+  """
+  config = command.config
+  if not (config.a and config.b and config.output.endswith('.json')):
+    raise UserError(
+      'compare needs --config.a=RUN[,RUN...], --config.b=RUN[,RUN...] and '
+      '--config.output=FILE.json.'
+    )
+  a, b = (_runs(text, key) for text, key in ((config.a, 'a'), (config.b, 'b')))
+  counters = {'runs_a': len(a), 'runs_b': len(b)}
+  held = [*a, *b]
+  _same_truth(held)
+  held, more = _same_rows(config, held)
+  counters.update(more)
+  found = compare.compare(
+    [r.estimates for r in held[: len(a)]],
+    [r.estimates for r in held[len(a) :]],
+    keep=_kept(config.compare.metrics),
+    n_flips=config.compare.flips,
+    seed=config.evaluate.seed,
+  )
+  names = [[r.name for r in side] for side in (a, b)]
+  _write(command, found, names, counters, held)
+
+
+def _kept(patterns: str) -> Callable[[str], bool]:
+  wanted = [p.strip() for p in patterns.split(',') if p.strip()]
+
+  def keep(path: str) -> bool:
+    if words.meaning(path).difference:
+      return False
+    return not wanted or any(fnmatch.fnmatchcase(path, p) for p in wanted)
+
+  return keep
+
+
+def _runs(text: str, key: str) -> list[Run]:
+  """Runs of 'RUN[@SCORER], ...'; a pattern stands for all that fit, sorted."""
+  out = []
+  for item in filter(None, (i.strip() for i in text.split(','))):
+    path, _, scorer = item.partition('@')
+    found = sorted(glob.glob(path)) if any(c in path for c in '*?') else [path]
+    if not found:
+      raise UserError(f'--config.{key}={item}: nothing fits the pattern; check it.')
+    out += [_load(p, scorer) for p in found]
+  if not out:
+    raise UserError(f'--config.{key}={text}: it names no run.')
+  return out
+
+
+def _load(path: str, scorer: str) -> Run:
+  folder = Path(os.path.dirname(path) if path.endswith('results.json') else path)
+  results = files.Workdir(folder).read_json('results.json')
+  if not isinstance(results, dict) or 'metrics' not in results:
+    raise UserError(
+      f'{path}: there is no results.json of a finished run in it; name the workdir of '
+      'a run that has evaluated.'
+    )
+  version = results.get('schema_version')
+  if version != files.SCHEMA_VERSION:
+    raise UserError(
+      f'{folder / "results.json"}: its schema_version is {version}, this program reads '
+      f'{files.SCHEMA_VERSION}; evaluate the run again.'
+    )
+  file = folder / replicates.FILE
+  rows, said = _samples(folder)
+  return Run(
+    name=path + (f'@{scorer}' if scorer else ''),
+    scorer=scorer,
+    config=files.Workdir(folder).read_json('config.json') or {},
+    judged_by=_of(scorer, results.get('judged_by', {})),
+    estimates=_of(scorer, replicates.load(file)) if file.exists() else {},
+    rows=rows,
+    said=said,
+  )
+
+
+def _of(scorer: str, held: Mapping[str, Any]) -> dict[str, Any]:
+  """What belongs to a scorer, without its name in the paths."""
+  out = {}
+  for path, value in held.items():
+    named = _NAMED.fullmatch(path)
+    if (named['scorer'] if named else '') == scorer:
+      out[named['path'] if named else path] = value
+  return out
+
+
+def _samples(
+  folder: Path,
+) -> tuple[dict[str, list[Trajectory]], dict[tuple[str, str], dict[str, Any]]]:
+  """Solutions of the per-sample files, with what was said about them."""
+  rows: dict[str, list[Trajectory]] = {}
+  said = {}
+  for file in sorted((folder / 'samples').glob('*.jsonl.gz')):
+    split = file.name.removesuffix('.jsonl.gz')
+    for number, row in jsonl.iter_json_lines(jsonl.place(file)):
+      if 'steps' not in row or 'question' not in row:
+        break  # per-sample lines of another kind
+      judged = row.pop('evaluation', None)
+      t = records.from_dict(row, f'{file}:{number}')
+      rows.setdefault(split, []).append(t)
+      if judged is not None:
+        said[split, t.id] = judged
+  return rows, said
+
+
+def _same_truth(held: Sequence[Run]) -> None:
+  first = held[0]
+  for other in held[1:]:
+    for path in first.judged_by.keys() & other.judged_by.keys():
+      if first.judged_by[path] != other.judged_by[path]:
+        raise UserError(
+          f'{path} is judged by {first.judged_by[path]!r} in {first.name} and by '
+          f'{other.judged_by[path]!r} in {other.name}; judge both by the same truth.'
+        )
+
+
+def _same_rows(
+  config: ConfigDict, held: Sequence[Run]
+) -> tuple[list[Run], dict[str, int]]:
+  """The runs, measured on the same rows: as they are, or again on those in common."""
+  splits = [
+    s for s in held[0].rows if all(s in r.rows for r in held) if s != VALIDATION
+  ]
+  truth = held[0].truth
+  rows = {
+    f'run {i} ({r.name})': {s: r.rows[s] for s in splits} for i, r in enumerate(held, 1)
+  }
+  counters: dict[str, int] = {}
+  unequal = [
+    sentence
+    for split in splits
+    for sentence in same_rows.differences(
+      split, {name: of[split] for name, of in rows.items()}, truth
+    )
+  ]
+  if unequal and not config.compare.common:
+    raise UserError(
+      f'these runs were measured on different rows: {"; ".join(unequal)}; evaluate '
+      'both on the same files, or compare the rows in common with '
+      '--config.compare.common=true.'
+    )
+  if splits and config.compare.common:
+    rows, counters = same_rows.common(rows, truth)
+  if not unequal and all(r.estimates for r in held):
+    return list(held), counters
+  bare = [r.name for r in held if not r.estimates and not r.rows]
+  if not splits or bare:
+    raise UserError(
+      f'{(bare or [held[0].name])[0]}: it holds neither replicates.npz nor per-sample '
+      'rows that all runs have; evaluate it again with '
+      '--config.evaluate.replicates=true.'
+    )
+  writer.say(f'measuring {", ".join(splits)} again from the per-sample files')
+  out = []
+  for r, of in zip(held, rows.values()):
+    again = _measure(config, r, of)
+    starts = tuple(f'{name}/' for name in (*splits, suite.MEAN))
+    kept = {p: e for p, e in r.estimates.items() if not p.startswith(starts)}
+    out.append(dataclasses.replace(r, estimates={**kept, **again}))
+  return out, counters
+
+
+def _measure(
+  config: ConfigDict, r: Run, rows: Mapping[str, Sequence[Trajectory]]
+) -> dict[str, Estimate]:
+  """Estimates of a run from its saved scores, thresholds tuned as it did."""
+  if r.config.get('suite'):
+    raise UserError(
+      f'{r.name}: benchmarks are not measured again from per-sample rows; evaluate it '
+      'with --config.evaluate.replicates=true, on the same rows as the others.'
+    )
+  tune = {VALIDATION: r.rows[VALIDATION]} if VALIDATION in r.rows else {}
+  policies = str(r.config.get('evaluate.threshold', ''))
+  found = suite.evaluate(
+    {**tune, **rows},
+    scorer=r.scorer or str(r.config.get('scorer_name', '')),
+    truth=r.truth,
+    verdict=str(r.config.get('data.checker', '')),
+    tune_split=VALIDATION if tune else '',
+    options=Options(
+      policies=tuple(p.strip() for p in policies.split(',') if p.strip()),
+      unscored='wrong',
+      n_resamples=config.evaluate.resamples,
+      seed=config.evaluate.seed,
+      contributions=True,
+    ),
+  )
+  return _of('', found.estimates)
+
+
+def _write(
+  command: Command,
+  found: compare.Compared,
+  names: Sequence[Sequence[str]],
+  counters: dict[str, int],
+  held: Sequence[Run],
+) -> None:
+  config = command.config
+  text = compare_text.markdown(found, *names)
+  stem = config.output.removesuffix('.json')
+  counters |= {
+    'metrics_compared': len(found.rows),
+    'metrics_identical': sum(row.identical for row in found.rows),
+    **{f'not_compared/{why}': len(paths) for why, paths in found.left_out.items()},
+  }
+  result = {
+    'schema_version': files.SCHEMA_VERSION,
+    'job': 'compare',
+    'a': names[0],
+    'b': names[1],
+    'metrics': {
+      row.metric: {'value': row.difference, **dataclasses.asdict(row)}
+      for row in found.rows
+    },
+    'not_compared': found.left_out,
+    'statements': [compare_text.statement(row) for row in found.rows],
+    'counters': counters,
+    'provenance': files.provenance(command.line, config.evaluate.seed),
+  }
+  content = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + '\n'
+  jsonl.write_bytes(f'{stem}.md', text.encode())
+  written = jsonl.write_json_lines(
+    f'{stem}.samples.jsonl.gz', _sample_lines(held, len(names[0]))
+  )
+  jsonl.write_bytes(config.output, content.encode())
+  print(text)
+  writer.say(f'{config.output}, {stem}.md, {stem}.samples.jsonl.gz ({written} rows)')
+
+
+def _sample_lines(held: Sequence[Run], n_a: int) -> Iterator[dict[str, Any]]:
+  """One object a row that all runs judged: gold and what each run predicted."""
+  for split, name in held[0].said:
+    each = [r.said.get((split, name)) for r in held]
+    found = [e for e in each if e is not None and 'predicted_first_error' in e]
+    if len(found) < len(each):
+      continue
+    predicted = [e['predicted_first_error'] for e in found]
+    matched = [e['match'] for e in found]
+    yield {
+      'split': split,
+      'id': name,
+      'problem_id': found[0].get('problem_id'),
+      'gold_first_error': found[0]['gold_first_error'],
+      'a': predicted[:n_a],
+      'b': predicted[n_a:],
+      'a_match': matched[:n_a],
+      'b_match': matched[n_a:],
+    }
