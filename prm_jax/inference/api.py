@@ -84,12 +84,14 @@ def open_scorer(
   cache: str = '',
   calibrated: bool = False,
   shardings: Shardings | None = None,
+  batch_tokens: int = 0,
 ) -> tuple[Scorer, dict[str, Any]]:
   """A scorer of any kind, ready to score, and where it comes from.
 
   Args:
     path, adapter, dtype, separator, shardings: as for `public.load_scorer`.
     reference, cache, calibrated: as for `score`.
+    batch_tokens: as for `Scorer`.
 
   Returns:
     (scorer, JSON-ready description: `public.About`, how values are read, and of an
@@ -99,7 +101,9 @@ def open_scorer(
     UserError: as `public.load_scorer`; a reference is missing, or of no use; or there
       is no calibration of these weights.
   """
-  scorer, told = _open(path, adapter, dtype, separator, reference, cache, shardings)
+  scorer, told = _open(
+    path, adapter, dtype, separator, reference, cache, shardings, batch_tokens
+  )
   if calibrated:
     fitted = exports.load_calibration(told['folder'], told['digest'])
     if fitted.source != scorer.spec.kind:
@@ -128,6 +132,7 @@ def _open(
   reference: str,
   cache: str,
   shardings: Shardings | None,
+  batch_tokens: int,
 ) -> tuple[Scorer, dict[str, Any]]:
   spec, params, words, about = public.load_scorer(
     path, adapter=adapter, shardings=shardings, dtype=dtype, separator=separator
@@ -146,7 +151,7 @@ def _open(
         f'scorer_reference={reference!r}: {os.fspath(path)} is no implicit PRM and '
         'needs no reference; leave it out.'
       )
-    return Scorer(spec, params, words), told
+    return Scorer(spec, params, words, batch_tokens=batch_tokens), told
   if not reference:
     raise UserError(
       f'{os.fspath(path)}: an implicit PRM is read against the model that it was '
@@ -155,12 +160,19 @@ def _open(
     )
   told['coefficient'] = spec.coefficient
   if reference == NO_REFERENCE:
-    return ImplicitScorer(spec, params, words), told | {'reference_model': None}
+    scorer = ImplicitScorer(spec, params, words, batch_tokens=batch_tokens)
+    return scorer, told | {'reference_model': None}
   load, other = public.language_model(reference, shardings=shardings, dtype=dtype)
   told['reference_model'] = other.to_dict()
   digest = hashlib.sha256(f'{other.digest} {dtype}'.encode()).hexdigest()
   scorer = ImplicitScorer(
-    spec, params, words, reference=load, cache=cache, reference_hash=digest
+    spec,
+    params,
+    words,
+    reference=load,
+    cache=cache,
+    reference_hash=digest,
+    batch_tokens=batch_tokens,
   )
   return scorer, told
 

@@ -11,7 +11,7 @@ where a cache is given, so that another policy is scored without the reference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -179,6 +179,10 @@ class ImplicitScorer(Scorer):
       q = self.spec.coefficient * total[np.maximum(at, 0)]
       out.append(VALUES[self.spec.step_value](q).astype(np.float32))
     return out
+
+  def stream(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, step values) of each row, all at the end."""
+    yield from enumerate(self.values(rows))
 
   def _reference_log_probs(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
     if self._cache is None:

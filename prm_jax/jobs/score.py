@@ -87,6 +87,7 @@ def load(config: ConfigDict, cache: str = '') -> tuple[Scorer, dict[str, Any]]:
     calibrated=config.scorer_calibrated,
     cache=cache,
     shardings=functools.partial(param_shardings, mesh),
+    batch_tokens=config.scorer_batch_tokens,
   )
 
 
