@@ -112,6 +112,16 @@ def test_byte_tokenizer_files_give_the_same_ids(tmp_path):
     assert read.token_id(name) == BYTES.token_id(name)
 
 
+def test_the_given_tokenizer_is_saved_whatever_the_spec_calls_it(tmp_path):
+  spec = export_cases.scorer('llama', 'scalar')
+  words = tokenizers.train_bpe(['ab'], 260, tmp_path / 'words.json')
+  saving.save(tmp_path, spec, export_cases.random(spec.model, spec.head), words)
+  assert spec.tokenizer == 'bytes'
+  assert checkpoints.read_about(tmp_path)['spec']['tokenizer'] == 'tokenizer.json'
+  read = tokenizers.load(str(tmp_path)).encode('ab')
+  assert read == words.encode('ab') != BYTES.encode('ab')
+
+
 @pytest.mark.parametrize(
   'family, head, options, message',
   [

@@ -233,6 +233,15 @@ def test_keys_left_alone_are_the_defaults_of_the_network():
       assert fields[key] == value, key
 
 
+def test_a_separator_of_ordinary_text_gets_no_token(qwen):
+  config = base.get_config()
+  config.model.init_from = str(qwen)
+  config.format.marker = '\n---\n'
+  assert assemble.tokenizer(config).token_id('\n---\n') == tiny_checkpoints.IDS
+  config.format.marker_in_text = 'allow'
+  assert assemble.tokenizer(config).token_id('\n---\n') is None
+
+
 def test_new_weights_are_not_frozen(tmp_path, capsys):
   said = refusal(argv(tmp_path, '', lora__rank=2), capsys)
   assert 'lora.rank is set, but model.init_from is empty' in said

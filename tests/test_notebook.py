@@ -1,4 +1,4 @@
-"""The quickstart notebook: its manners, and that it runs from top to bottom."""
+"""The notebooks: their manners, and that they run from top to bottom."""
 
 import ast
 import importlib
@@ -9,17 +9,31 @@ from pathlib import Path
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / 'notebooks' / '01_quickstart.ipynb'
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+# Config files that a notebook joins into a path, and keys that it must name.
+NAMED = {
+  '01_quickstart': ({'pqm.py', 'inspect.py'}, {'data.train', 'train.steps'}),
+  '02_from_trl_and_openrlhf': (
+    {'finetune.py', 'export.py'},
+    {'format.marker', 'head.label_tokens', 'optimizer.peak_lr', 'parallel.fsdp'},
+  ),
+}
 MOST_LINES = 25
 SECONDS_PER_CELL = 600
 NUMBER = r'-?\d+\.\d+'
 
 
+@pytest.fixture(scope='module', params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+  return request.param
+
+
 @pytest.fixture(scope='module')
-def notebook():
-  return json.loads(NOTEBOOK.read_text('utf-8'))
+def notebook(path):
+  return json.loads(path.read_text('utf-8'))
 
 
 @pytest.fixture(scope='module')
@@ -75,17 +89,17 @@ def test_first_code_cell_installs_and_no_other_does(notebook):
   assert not any(is_magic(x) for source in others for x in source.splitlines())
 
 
-def test_address_is_that_of_pyproject(notebook):
+def test_address_is_that_of_pyproject(path, notebook):
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   address = project['urls']['Repository']
   slug = address.removeprefix('https://github.com/')
   badge = f'https://colab.research.google.com/github/{slug}/blob/main/notebooks/'
-  assert f'({badge}{NOTEBOOK.name})' in ''.join(notebook['cells'][0]['source'])
+  assert f'({badge}{path.name})' in ''.join(notebook['cells'][0]['source'])
   clone = next(x for x in code_of(notebook)[0].splitlines() if is_magic(x))
   assert clone.split()[-1] == address
 
 
-def test_what_it_names_is_there(notebook, text):
+def test_what_it_names_is_there(path, notebook, text):
   from configs import base
 
   for source in code_of(notebook):
@@ -95,14 +109,19 @@ def test_what_it_names_is_there(notebook, text):
         for alias in node.names:
           if not hasattr(module, alias.name):
             importlib.import_module(f'{node.module}.{alias.name}')
-  for name in {*re.findall(r'configs/(\w+\.py)', text), 'pqm.py', 'inspect.py'}:
+  files, wanted = NAMED[path.stem]
+  assert all(f"'{name}'" in text for name in files)
+  for name in {*re.findall(r'configs/(\w+\.py)', text), *files}:
     assert (ROOT / 'configs' / name).exists(), name
   for name in re.findall(r'\b[A-Z]+\.md\b', text):
     assert (ROOT / name).exists(), name
   config = base.get_config()
   keys = {*re.findall(r'--config\.([\w.]+)=', text)}
   keys |= {*re.findall(r"'(\w+\.\w+)':", text)}
-  assert {'data.train', 'train.steps'} <= keys
+  sections = {name for name, held in config.items() if isinstance(held, ConfigDict)}
+  dotted = re.findall(r'`(\w+\.\w+)`', text)
+  keys |= {key for key in dotted if key.split('.')[0] in sections}
+  assert wanted <= keys
   for key in keys:
     section = config
     for part in key.split('.'):
@@ -111,13 +130,13 @@ def test_what_it_names_is_there(notebook, text):
 
 
 @pytest.mark.slow
-def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
   nbclient = pytest.importorskip(
     'nbclient', reason="nbclient is not installed: pip install -e '.[notebook]'"
   )
   nbformat = pytest.importorskip('nbformat')
   pytest.importorskip('ipykernel', reason='no ipykernel: there is no kernel to run in')
-  found = nbformat.read(NOTEBOOK, as_version=4)
+  found = nbformat.read(path, as_version=4)
   nbformat.validate(found)
   for name, value in {
     'PRM_JAX_SMOKE': '1',
@@ -131,7 +150,7 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
     found,
     timeout=SECONDS_PER_CELL,
     kernel_name='python3',
-    resources={'metadata': {'path': str(NOTEBOOK.parent)}},
+    resources={'metadata': {'path': str(path.parent)}},
   )
   client.execute()  # raises at the first cell that fails
 
@@ -143,7 +162,12 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
       o.get('text', '') or o.get('data', {}).get('text/html', '') for o in cell.outputs
     )
 
-  assert 'smoke mode' in printed('SMOKE =') and 'GiB' in printed('SMOKE =')
+  assert 'smoke mode' in printed('SMOKE =')
+  SHOWN[path.stem](printed)
+
+
+def quickstart(printed):
+  assert 'GiB' in printed('SMOKE =')
   assert 'results.json' in printed('from prm_jax.main import main')
   scores = re.findall(NUMBER, printed('prm_jax.score('))
   assert len(scores) == 8 and len(set(scores)) > 1
@@ -156,3 +180,24 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
   assert '<- step 1: 0' in printed("'inspect.py'")
   assert "field 'labels' has 3 labels for 2 steps" in printed('broken =')
   assert 'exit code 2' in printed('broken =')
+
+
+def migration(printed):
+  assert '(1.0, 0.3)' in printed('trl_row =') and '(1.0, 0.0)' in printed('trl_row =')
+  refused = printed('broken =')
+  assert "field 'labels' has 3 labels for 2 steps" in refused
+  assert "field 'labels[0]' is -100" in refused
+  assert "field 'value' has 2 labels for 1 markers 'ки'" in refused
+  assert 'text_after_last_marker 1' in refused
+  assert int(re.search(r'would call (\d+) of', printed('soft ='))[1]) > 0
+  table = printed("'job': 'inspect'")
+  assert "'\\n'" in table and '<- step 0: 1' in table and '<- step 1: 0.3' in table
+  for part in ('words.bos_id, *words.encode', "words.token_id('ки')"):
+    assert '50 rows: same ids' in printed(part)
+  assert len(re.findall(NUMBER, printed("'process_bench/f1@tuned"))) == 4 * 3 + 8
+  assert 'Qwen2ForTokenClassification' in printed("told['architectures']")
+  for part in ("adapter='trl'", 'exports.save_scorer'):
+    assert 'largest difference' in printed(part)
+
+
+SHOWN = {'01_quickstart': quickstart, '02_from_trl_and_openrlhf': migration}

@@ -93,10 +93,10 @@ def save(
   stored = _write_weights(folder, spec, head, params, declared, dtype, largest_file)
   config['torch_dtype'] = stored
   if leads:
+    # What is saved is the tokenizer that was given, whatever the spec calls it.
+    spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
     if spec.tokenizer == 'bytes':
       byte_tokenizer.save(folder)
-    else:
-      spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
     about = {
       'version': VERSION,
       'kind': 'scorer' if isinstance(spec, ScorerSpec) else 'policy',

@@ -112,6 +112,8 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
 def _with_special(config: ConfigDict, found: Tokenizer) -> Tokenizer:
   trains_policy = objectives.get(config.objective.name).trains_policy
   special = config.text.end if trains_policy else config.format.marker
+  if not trains_policy and config.format.marker_in_text == 'allow':
+    special = ''  # ordinary text, of one token or several
   if special and found.token_id(special) is None and hasattr(found, 'with_specials'):
     return found.with_specials([special])
   return found
