@@ -23,6 +23,8 @@ from prm_jax.formats.step_rows import (
   marker_id,
   marker_ids,
   question_text,
+  reason_in_text,
+  refuse_length,
   step_text,
 )
 from prm_jax.formats.tokenizers import Tokenizer
@@ -52,6 +54,8 @@ __all__ = [
   'marker_id',
   'marker_ids',
   'question_text',
+  'refuse_length',
+  'step_reason',
   'step_text',
 ]
 
@@ -82,6 +86,19 @@ def encode_step(
   parts = text.split(fmt.marker) if fmt.marker_in_text == 'split' else [text]
   ids = [i for part in parts for i in (*tokenizer.encode(part), *marker)]
   return np.array(ids, np.int32)
+
+
+def step_reason(fmt: StepFormat, tokenizer: Tokenizer, step: str, number: int) -> str:
+  """Why step `number` makes its row unusable, whatever the length; '' if it does not.
+
+  What `encode_rows` says of the row, for a step that stands alone (`encode_step`).
+  """
+  reason = reason_in_text(fmt, '', [step], allow_empty=False)
+  marker = marker_id(fmt, tokenizer)
+  if reason or marker is None or fmt.marker_in_text != 'refuse':
+    return reason
+  count = lambda s: tokenizer.encode(step_text(fmt, s, number)).count(marker)
+  return 'marker_in_text' if count(step) > count('') else ''
 
 
 def encode(

@@ -30,6 +30,19 @@ class Ending(NamedTuple):
   finish_reason: str
 
 
+def whole_characters(text: str, separator: str) -> str:
+  """An open step's text without a half character or half a separator at its end.
+
+  What is left out is drawn again with what follows it: read as text, half a separator
+  would hide the whole one.
+  """
+  text = text.rstrip('\ufffd')
+  for size in range(len(separator) - 1, 0, -1):
+    if text.endswith(separator[:size]):
+      return text[:-size]
+  return text
+
+
 class Stops:
   """What ends the completions of one call.
 
@@ -66,7 +79,7 @@ class Stops:
     found = [(text.find(s), len(s)) for s in self._strings]
     return min((f for f in found if f[0] >= 0), default=None)
 
-  def _text(self, before: int, tokens: Sequence[int]) -> str:
+  def text(self, before: int, tokens: Sequence[int]) -> str:
     """Text of tokens that follow `before`; some decoders drop a leading space."""
     head = len(self._tokenizer.decode([before]))
     return self._tokenizer.decode([before, *tokens])[head:]
@@ -76,7 +89,7 @@ class Stops:
     start = max(0, len(tokens) - n_new - self._longest)
     if start:
       before = tokens[start - 1]
-    return self._find(self._text(before, tokens[start:])) is not None
+    return self._find(self.text(before, tokens[start:])) is not None
 
   def ending(self, before: int, tokens: Sequence[int]) -> Ending:
     """Where a completion ends.
@@ -87,16 +100,16 @@ class Stops:
     """
     ended = tokens[-1] == self._end
     body = tokens[:-1] if ended else tokens
-    text = self._text(before, body)
+    text = self.text(before, body)
     if self._find(text) is None:
       return Ending(text, len(tokens), 'end' if ended else 'length')
     low, high = 1, len(body)
     while low < high:
       middle = (low + high) // 2
-      if self._find(self._text(before, body[:middle])) is None:
+      if self._find(self.text(before, body[:middle])) is None:
         low = middle + 1
       else:
         high = middle
-    text = self._text(before, body[:low])
+    text = self.text(before, body[:low])
     start, length = self._find(text) or (len(text), 0)
     return Ending(text[: start + length * self._keep], low, 'stop')

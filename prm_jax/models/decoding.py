@@ -36,6 +36,21 @@ def layer_weights(spec: ModelSpec, params: Params) -> list[Params]:
   return out
 
 
+def prefill_apart(
+  spec: ModelSpec, params: Params, tokens: jax.Array, places: int
+) -> tuple[jax.Array, ...]:
+  """`prefill` of W texts, each an array of its own with room for `places` keys.
+
+  Returns:
+    W arrays [L, 2, K, places, H] in the compute dtype.
+  """
+  read = prefill(spec, params, tokens)
+  keys = jnp.stack([jnp.stack(layer, axis=1) for layer in read], axis=1)
+  room = places - tokens.shape[1]
+  keys = jnp.pad(keys, [(0, 0)] * 4 + [(0, room), (0, 0)])
+  return tuple(keys[i] for i in range(len(tokens)))
+
+
 def prefill(spec: ModelSpec, params: Params, tokens: jax.Array) -> Caches:
   """Keys and values of whole texts, to be shared by their continuations.
 
@@ -124,8 +139,12 @@ def extend(
   shared: Sequence[KeysValues],
   shared_length: jax.Array,
   own: Sequence[KeysValues],
+  step_positions: jax.Array | None = None,
 ) -> tuple[jax.Array, Caches]:
   """Reads T more tokens of every member of every group.
+
+  A member that has fewer is padded with any id: what is read next is written over the
+  padding's keys, and no query before sees them. The caches must have room for all T.
 
   Args:
     spec, params: a model; its head is not read.
@@ -135,15 +154,17 @@ def extend(
     shared_length: int32 [U, C], how many of them a member continues.
     own: for each layer keys and values [U, C, K, S, H]; token i of a member's own
       stands at position shared_length + i.
+    step_positions: int32 [U, C, P], indices into T where the states are wanted; None
+      for all.
 
   Returns:
-    Hidden states after the final norm [U, C, T, D], and the own caches with these
-    tokens added.
+    Hidden states after the final norm [U, C, P, D] or [U, C, T, D], and the own caches
+    with these tokens added.
   """
   u, c, t = tokens.shape
   b = u * c
   steps = jnp.arange(t, dtype=jnp.int32)[None, None]
-  q_positions = positions[..., None] + steps
+  at = positions[..., None] + steps
   start = (positions - shared_length).reshape(b)
   write = jax.vmap(lambda x, new, at: jax.lax.dynamic_update_slice(x, new, (0, at, 0)))
 
@@ -154,18 +175,23 @@ def extend(
   x = decoder.embed(spec, params['decoder']['embed_VD'], tokens.reshape(b, t))
   caches = []
   for i, w in enumerate(layer_weights(spec, params)):
-    view = decoder.view_of(spec, q_positions.reshape(b, t), spec.is_windowed(i))
+    turn = decoder.view_of(spec, at.reshape(b, t), spec.is_windowed(i)).turn
     h = layers.rms_norm(spec, x, w['attn_norm_D'])
-    k, v = attention.keys_values(spec, w, h, view.turn)
+    k, v = attention.keys_values(spec, w, h, turn)
     caches.append((written(own[i][0], k), written(own[i][1], v)))
-    q = attention.queries(spec, w, h, view.turn)
+    if i + 1 == spec.n_layers and step_positions is not None:
+      steps = step_positions.reshape(b, -1)
+      x, h = (layers.take_positions(a, steps) for a in (x, h))
+      turn = turn.take(steps)
+      at = jnp.take_along_axis(at, step_positions, axis=2)
+    q = attention.queries(spec, w, h, turn)
     mixed = attention.forked(
-      spec, q.reshape(u, c, *q.shape[1:]), q_positions, shared[i], shared_length,
-      caches[i], view.window,
+      spec, q.reshape(u, c, *q.shape[1:]), at, shared[i], shared_length,
+      caches[i], spec.window if spec.is_windowed(i) else 0,
     )  # fmt: skip
     x = decoder.after_attention(spec, w, x, mixed.reshape(q.shape))
   hidden = layers.rms_norm(spec, x, params['decoder']['final_norm_D'])
-  return hidden.reshape(u, c, t, -1), caches
+  return hidden.reshape(u, c, *hidden.shape[1:]), caches
 
 
 def decode_step(

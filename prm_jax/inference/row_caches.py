@@ -1,0 +1,289 @@
+"""Keys and values of rows that grow step by step: what a text shares, what is own.
+
+A row continues the beginning of a text that was read once, and keeps the keys of what
+came after it in a block of rows. Blocks are never written to: a call that lets rows
+grow gathers them into a new block first, in any order and any number of times, so that
+taking, repeating and joining rows moves references only, and what was is still there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prm_jax.inference.buckets import bucket
+from prm_jax.models import decoding
+from prm_jax.models.attention import OWN_BLOCK
+from prm_jax.models.decoding import Caches
+from prm_jax.models.weights import Params
+from prm_jax.specs import ModelSpec
+
+MEMBERS = 8  # rows of a group, where they continue one text
+MIN_ROWS = 8
+MIN_TOKENS = 16
+MIN_KEYS = 64
+PREFILL_TOKENS = 1024  # of one call
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+  """A text that was read.
+
+  Attributes:
+    length: tokens of it.
+    keys: [L, 2, K, S, H], keys and values of each layer, S >= length.
+  """
+
+  length: int
+  keys: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+  """Own keys of some rows.
+
+  Attributes:
+    layers: for each layer keys and values [R, K, S, H].
+  """
+
+  layers: Caches
+
+  @property
+  def rows(self) -> int:
+    """R."""
+    return self.layers[0][0].shape[0]
+
+
+class Own(NamedTuple):
+  """A row's own keys: row `row` of a block; without a block there are none."""
+
+  block: Block | None = None
+  row: int = 0
+
+
+NOTHING = Own()
+
+
+class Grid(NamedTuple):
+  """Rows side by side in U groups of C members, each group on one text.
+
+  Attributes:
+    groups, members: U and C; U * C is a power of two.
+    texts: [U]; groups without rows have the first one.
+    places: int32 [rows], place of each row among the U * C.
+  """
+
+  groups: int
+  members: int
+  texts: list[Text]
+  places: np.ndarray
+
+  @property
+  def size(self) -> int:
+    """U * C."""
+    return self.groups * self.members
+
+  def spread(self, values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int32 [U, C]: a value for each row, 0 where there is none."""
+    out = np.zeros(self.size, np.int32)
+    out[self.places] = values
+    return out.reshape(self.groups, self.members)
+
+
+def lay(texts: Sequence[Text]) -> Grid:
+  """A grid for rows that continue these texts, [rows] >= 1.
+
+  Groups of `MEMBERS`, which read their text's keys together, where that needs no more
+  places than groups of one.
+  """
+  of_text: dict[int, list[int]] = {}
+  for i, text in enumerate(texts):
+    of_text.setdefault(id(text), []).append(i)
+  size = bucket(len(texts), MIN_ROWS, 1)
+  full = sum(-(-len(rows) // MEMBERS) for rows in of_text.values()) * MEMBERS
+  members = MEMBERS if bucket(full, MIN_ROWS, 1) <= size else 1
+  places = np.zeros(len(texts), np.int32)
+  held: list[Text] = []
+  for rows in of_text.values():
+    for start in range(0, len(rows), members):
+      part = rows[start : start + members]
+      places[part] = len(held) * members + np.arange(len(part))
+      held.append(texts[part[0]])
+  groups = size // members
+  return Grid(groups, members, held + held[:1] * (groups - len(held)), places)
+
+
+def capacity(n: int) -> int:
+  """Own keys that a block is given room for, to hold n."""
+  return bucket(n, OWN_BLOCK, 1)
+
+
+class RowCaches:
+  """Reads texts and arranges the keys of rows, in few compiled shapes.
+
+  Args:
+    spec: the model.
+  """
+
+  def __init__(self, spec: ModelSpec):
+    self._spec = spec
+    self._prefill = jax.jit(
+      functools.partial(decoding.prefill_apart, spec), static_argnums=2
+    )
+    self._stacked: tuple[list[Text], Caches] | None = None
+
+  def read(self, params: Params, texts: Sequence[np.ndarray]) -> list[Text]:
+    """Reads whole texts, int32 arrays, each once."""
+    out: list[Any] = [None] * len(texts)
+    by_shape: dict[int, list[int]] = {}
+    for i, text in enumerate(texts):
+      by_shape.setdefault(bucket(len(text), MIN_TOKENS), []).append(i)
+    for t, members in sorted(by_shape.items()):
+      most = max(1, PREFILL_TOKENS // t)
+      for start in range(0, len(members), most):
+        part = members[start : start + most]
+        tokens = np.zeros((bucket(len(part), 1, 1), t), np.int32)
+        for row, i in enumerate(part):
+          tokens[row, : len(texts[i])] = texts[i]
+        read = self._prefill(params, tokens, bucket(t, MIN_KEYS, 1))
+        for i, keys in zip(part, read, strict=False):
+          out[i] = Text(len(texts[i]), keys)
+    return out
+
+  def shared(self, texts: Sequence[Text], donate: bool = False) -> Caches:
+    """Keys and values [U, K, S, H] of these texts for each layer.
+
+    Those of the last call are kept for the next, unless the caller will `donate` them
+    to a computation; then it may hand back what becomes of them (`keep`).
+    """
+    held, self._stacked = self._stacked, None
+    if held is None or [id(t) for t in held[0]] != [id(t) for t in texts]:
+      most = max(t.keys.shape[3] for t in texts)
+      held = (list(texts), _stack(tuple(_padded(t.keys, most) for t in texts)))
+    if not donate:
+      self._stacked = held
+    return held[1]
+
+  def keep(self, texts: Sequence[Text], stacked: Caches) -> None:
+    """Keeps keys that `shared` gave for the next call."""
+    self._stacked = (list(texts), stacked)
+
+  def gather(
+    self, rows: Sequence[Own], places: np.ndarray, size: int, room: int
+  ) -> Caches:
+    """A new block's keys and values [size, K, room, H] for each layer.
+
+    Args:
+      rows: own keys, [rows].
+      places: int32 [rows], where in the block they go. What is elsewhere is of no
+        meaning, and finite.
+      size: rows of the block.
+      room: S of the block, at least the own tokens of each row.
+    """
+    blocks: dict[int, tuple[Block, list[int]]] = {}
+    for i, own in enumerate(rows):
+      if own.block is not None:
+        blocks.setdefault(id(own.block), (own.block, []))[1].append(i)
+    if not blocks:
+      return _empty(self._spec, size, room)
+    parts = sorted(blocks.values(), key=lambda part: -len(part[1]))
+    block, members = parts[0]
+    index = np.zeros(size, np.int32)
+    index[places[members]] = [rows[i].row for i in members]
+    out = _gathered(block.layers, index, room)
+    for block, members in parts[1:]:
+      n = bucket(len(members), 1, 1)
+      index, at = np.zeros(n, np.int32), np.full(n, size, np.int32)
+      index[: len(members)] = [rows[i].row for i in members]
+      at[: len(members)] = places[members]
+      out = _put(out, block.layers, index, at)
+    return out
+
+  def grown(self, layers: Caches, room: int) -> Caches:
+    """The same keys [R, K, S, H] with S = room."""
+    if layers[0][0].shape[2] == room:
+      return layers
+    return _gathered(layers, np.arange(layers[0][0].shape[0], dtype=np.int32), room)
+
+  def compact(self, rows: Sequence[Own]) -> list[Own]:
+    """The same own keys; blocks of which at most half the rows are used are copied
+    to smaller ones, so that the others can be let go."""
+    out = list(rows)
+    blocks: dict[int, tuple[Block, dict[int, list[int]]]] = {}
+    for i, own in enumerate(rows):
+      if own.block is not None:
+        held = blocks.setdefault(id(own.block), (own.block, {}))
+        held[1].setdefault(own.row, []).append(i)
+    for block, users in blocks.values():
+      size = bucket(len(users), 1, 1)
+      if 2 * size > block.rows:
+        continue
+      index = np.zeros(size, np.int32)
+      index[: len(users)] = list(users)
+      room = block.layers[0][0].shape[2]
+      smaller = Block(_gathered(block.layers, index, room))
+      for row, members in enumerate(users.values()):
+        for i in members:
+          out[i] = Own(smaller, row)
+    return out
+
+
+def n_bytes(texts: Iterable[Text | None], rows: Iterable[Own]) -> int:
+  """Bytes of the keys that rows hold on to, each array counted once."""
+  blocks = {id(own.block): own.block for own in rows if own.block is not None}
+  read = {id(t): t for t in texts if t is not None}
+  arrays = [t.keys for t in read.values()]
+  arrays += [x for b in blocks.values() for layer in b.layers for x in layer]
+  return sum(x.nbytes for x in arrays)
+
+
+def _padded(keys: jax.Array, places: int) -> jax.Array:
+  if keys.shape[3] == places:
+    return keys
+  return _pad(keys, places)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _pad(keys: jax.Array, places: int) -> jax.Array:
+  return jnp.pad(keys, [(0, 0)] * 3 + [(0, places - keys.shape[3]), (0, 0)])
+
+
+@jax.jit
+def _stack(texts: tuple[jax.Array, ...]) -> Caches:
+  keys = jnp.stack(texts, axis=2)  # [L, 2, U, K, S, H]
+  return [(layer[0], layer[1]) for layer in keys]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(spec: ModelSpec, size: int, room: int) -> Caches:
+  shape = (size, spec.n_kv_heads, room, spec.head_dim)
+  zeros = lambda: jnp.zeros(shape, spec.compute_dtype)
+  return [(zeros(), zeros()) for _ in range(spec.n_layers)]
+
+
+def _with_room(x: jax.Array, room: int) -> jax.Array:
+  """x [R, K, S, H] cut or padded to S = room."""
+  x = x[:, :, :room]
+  return jnp.pad(x, [(0, 0), (0, 0), (0, room - x.shape[2]), (0, 0)])
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _gathered(layers: Caches, index: jax.Array, room: int) -> Caches:
+  return jax.tree.map(lambda x: _with_room(x[index], room), layers)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(block: Caches, layers: Caches, index: jax.Array, at: jax.Array) -> Caches:
+  """Rows `index` of `layers` written to the rows `at` of `block`; those outside it
+  are dropped."""
+
+  def one(to: jax.Array, x: jax.Array) -> jax.Array:
+    return to.at[at].set(_with_room(x[index], to.shape[2]), mode='drop')
+
+  return jax.tree.map(one, block, layers)
