@@ -164,9 +164,9 @@ def test_bigbench_mistake_is_reported_task_by_task():
       'bigbench_mistake.dyck_languages': FIRST[:5],
     }
   )
-  assert found['word_sorting/accuracy@fixed:0.5'] == 3 / 6
-  assert found['dyck_languages/accuracy@fixed:0.5'] == 3 / 5
-  assert found['mean/accuracy@fixed:0.5'] == pytest.approx((3 / 6 + 3 / 5) / 2)
+  assert found['word_sorting/accuracy_all@fixed:0.5'] == 3 / 6
+  assert found['dyck_languages/accuracy_all@fixed:0.5'] == 3 / 5
+  assert found['mean/accuracy_all@fixed:0.5'] == pytest.approx((3 / 6 + 3 / 5) / 2)
 
 
 def test_a_solution_that_is_not_scored_never_matches():
@@ -205,16 +205,16 @@ def test_prmscore_by_hand():
 
   assert value('circular/prmscore') == 0.5 * 0.5 + 0.5 * 0.5
   assert value('counterfactual/prmscore') == 0.5 * (2 / 4) + 0.5 * 0
-  assert value('multi_solutions/f1') == pytest.approx(2 / 3)
+  assert value('multi_solutions/f1_correct_steps') == pytest.approx(2 / 3)
   assert 'multi_solutions/prmscore@fixed:0.5' not in found
-  assert value('overall/f1') == pytest.approx(F1_ALL)
-  assert value('overall/f1_negative') == pytest.approx(NEGATIVE_ALL)
+  assert value('overall/f1_correct_steps') == pytest.approx(F1_ALL)
+  assert value('overall/f1_wrong_steps') == pytest.approx(NEGATIVE_ALL)
   assert value('overall/prmscore') == pytest.approx((F1_ALL + NEGATIVE_ALL) / 2)
   assert value('overall/correct_step_accuracy') == 3 / 6
   assert value('overall/wrong_step_accuracy') == pytest.approx(1 / 3)
   assert value('overall/total_step_accuracy') == 4 / 9
-  assert value('overall/first_error_accuracy') == 1 / 2
-  assert found['overall/first_error_accuracy@fixed:0.5']['n'] == 2
+  assert value('overall/first_error_step_accuracy') == 1 / 2
+  assert found['overall/first_error_step_accuracy@fixed:0.5']['n'] == 2
   assert 'overall/similarity@fixed:0.5' not in found
   assert not any(p.startswith('S1') for p in found)  # one of its classes is missing
   row = next(s for s in result.found.samples if s['id'] == 'a')
@@ -267,9 +267,9 @@ def test_indices_beyond_the_solution_and_repeated_keys():
   ]
   result = run({'prmbench': rows})
   found = {p.split('/', 1)[1]: m for p, m in result.found.metrics.items()}
-  assert found['overall/f1@fixed:0.5']['value'] == 2 * 2 / (2 * 2 + 1)
-  assert found['overall/f1@fixed:0.5']['n'] == 4
-  assert found['overall/first_error_accuracy@fixed:0.5']['n'] == 1
+  assert found['overall/f1_correct_steps@fixed:0.5']['value'] == 2 * 2 / (2 * 2 + 1)
+  assert found['overall/f1_correct_steps@fixed:0.5']['n'] == 4
+  assert found['overall/first_error_step_accuracy@fixed:0.5']['n'] == 1
   counters = result.found.counters
   assert counters['prmbench[3 of 6216]/overall/repeated_keys_left_out'] == 1
   assert counters['prmbench[3 of 6216]/overall/error_steps_beyond_the_solution'] == 2
@@ -427,3 +427,30 @@ def test_names():
     run({})
   with pytest.raises(UserError, match='none of PRMBench'):
     run({'prmbench': [prm('a', [1], [0.1], 'premise')]})
+
+
+def test_prmscore_equals_a_plain_loop():
+  rng = np.random.default_rng(3)
+  rows = []
+  for i in range(60):
+    n = int(rng.integers(1, 7))
+    errors = [e for e in range(1, n + 2) if rng.random() < 0.3]
+    kind = ['circular', 'deception', 'confidence'][i % 3]
+    rows.append(prm(f's{i}', errors, rng.random(n).round(1).tolist(), kind))
+  for kinds, name in ((['deception'], 'deception'), (None, 'overall')):
+    tp = fp = tn = fn = 0
+    for t in rows:
+      if kinds and t.meta['classification'] not in kinds:
+        continue
+      for i, score in enumerate(t.scores['prm'].values):
+        wrong, accepted = i + 1 in t.meta['error_steps'], score > 0.5
+        tp += accepted and not wrong
+        fp += accepted and wrong
+        tn += wrong and not accepted
+        fn += not accepted and not wrong
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    positive = 2 * precision * recall / (precision + recall)
+    precision, recall = tn / (tn + fn), tn / (tn + fp)
+    negative = 2 * precision * recall / (precision + recall)
+    found = values({'prmbench': rows})[f'{name}/prmscore@fixed:0.5']
+    assert found == pytest.approx(0.5 * positive + 0.5 * negative)

@@ -43,7 +43,7 @@ def matches(held: Held, predictions: np.ndarray) -> Found:
   known = split.first_error != UNKNOWN
   sums = split.sum_rows(known & (predictions == split.first_error), known)
   reason = 'no_known_first_error'
-  found['accuracy'] = ratio(sums[:, 0], sums[:, 1], held.sample, reason=reason)
+  found['accuracy_all'] = ratio(sums[:, 0], sums[:, 1], held.sample, reason=reason)
   return found
 
 
@@ -214,7 +214,7 @@ def _process_bench(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
 
 
 def _bigbench_mistake(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
-  shown = ('accuracy', 'accuracy_error', 'accuracy_correct', 'f1')
+  shown = ('accuracy_all', 'accuracy_error', 'accuracy_correct', 'f1')
   _measure(sheet, sets, matches, shown, shown)
 
 
@@ -311,9 +311,9 @@ BIGBENCH_MISTAKE = Benchmark(
   definition=(
     'BIG-Bench Mistake (Tyen et al. 2023, arXiv 2311.08516), task by task. '
     + _PREDICTION
-    + 'accuracy: share of all traces whose mistake location, or its absence, is named '
-    'exactly (one class a step and one for none); accuracy_error and accuracy_correct: '
-    'the same over traces with and without a mistake; f1: their harmonic mean, which '
+    + 'accuracy_all: share of all traces whose mistake location, or its absence, is '
+    'named exactly (one class a step and one for none); accuracy_error and '
+    'accuracy_correct: those with and without a mistake; f1: their harmonic mean, which '
     'is ours. mean: plain mean over tasks. ' + _LAST
   ),
   sources=tuple(

@@ -148,12 +148,12 @@ def scores_of(counts: np.ndarray, errorless: bool = False) -> dict[str, np.ndarr
   """
   tp, fp, tn, fn = counts.T
   positive, negative = f1(tp, fn, fp), f1(tn, fp, fn)
-  found = {'f1': positive}
+  found = {'f1_correct_steps': positive}
   if not errorless:
     found = {
       'prmscore': 0.5 * positive + 0.5 * negative,
-      'f1': positive,
-      'f1_negative': negative,
+      'f1_correct_steps': positive,
+      'f1_wrong_steps': negative,
       'wrong_step_accuracy': divide(tn, tn + fp),
     }
   return {
@@ -217,15 +217,17 @@ def by_group(
     main = undefined('no_rows')
     for name, values in scores_of(picked, alone).items():
       found = estimate(values, held.sample, n, 'no_steps_of_a_class')
-      is_main = name == ('f1' if alone else 'prmscore')
-      shown = is_main or (where == OVERALL and name in ('f1', 'f1_negative'))
+      is_main = name == ('f1_correct_steps' if alone else 'prmscore')
+      shown = is_main or (
+        where == OVERALL and name in ('f1_correct_steps', 'f1_wrong_steps')
+      )
       sheet.put(where, name, found, policy, shown)
       if is_main:
         main = found
     totals = row_totals[:, members].sum(axis=1)
-    kinds = {'first_error_accuracy': (0, 1), 'similarity': (2, 3)}
+    kinds = {'first_error_step_accuracy': (0, 1), 'similarity': (2, 3)}
     for name, (hit, seen) in kinds.items():
-      if seen < totals.shape[1] and not (alone and name == 'first_error_accuracy'):
+      if seen < totals.shape[1] and not (alone and name == 'first_error_step_accuracy'):
         found = estimate(
           divide(totals[:, hit], totals[:, seen]), held.sample,
           int(totals[0, seen]), 'no_rows',
@@ -395,9 +397,9 @@ def _category(source: str, classification: object) -> str:
 
 
 _SCORE = (
-  'PRMScore = 0.5 F1 + 0.5 F1_negative, micro over steps; correct steps are the '
-  'positive class and F1_negative is the F1 of wrong steps. A step is called correct '
-  'if its score is above the threshold (published: strictly above 0.5). '
+  'PRMScore = 0.5 F1 + 0.5 F1_negative, micro over steps: f1_correct_steps, correct '
+  'steps being the positive class, and f1_wrong_steps. A step is called correct if its '
+  'score is above the threshold (published: strictly above 0.5). '
 )
 
 PRMBENCH = Benchmark(
@@ -413,8 +415,9 @@ PRMBENCH = Benchmark(
     'the classes of an axis; overall: micro over the steps of all rows. error_steps is '
     '1-based in the data; indices beyond the solution (100 rows) are ignored, and of '
     'rows with the same class and idx (5 of multi_solutions) the first counts, both as '
-    'in the published code. first_error_accuracy: rows with an error whose first wrong '
-    'step is called wrong, whatever is said of earlier ones. similarity: mean absolute '
+    'in the published code. first_error_step_accuracy: rows with an error whose first '
+    'wrong step is called wrong, whatever is said of earlier ones (published as '
+    'first_error_acc). similarity: mean absolute '
     'difference between the shares of steps called correct in a row and in its '
     'unmodified solution, left out where that share is 0. A row that is not scored '
     'counts as misjudged at every step; the published code leaves it out and refuses '

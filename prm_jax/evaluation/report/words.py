@@ -196,6 +196,72 @@ _NAMES = {
     'Chance that the candidate with the fewest steps is right; no model is involved.',
     'higher',
   ),
+  r'prmscore': (
+    'PRMScore',
+    'Mean of the F1 of correct steps and the F1 of wrong steps, over single steps.',
+    'higher',
+  ),
+  r'f1_(correct|wrong)_steps': (
+    'F1 of {0} steps',
+    'Harmonic mean of precision and recall in calling steps {0}, over all steps.',
+    'higher',
+  ),
+  r'(correct|wrong|total)_step_accuracy': (
+    'Accuracy, {0} steps',
+    'Share of these steps on the right side of the threshold.',
+    'higher',
+  ),
+  r'first_error_step_accuracy': (
+    'First wrong step called wrong',
+    'Share of the solutions with a wrong step whose first one is called wrong, whatever '
+    'is said of the steps before it.',
+    'higher',
+  ),
+  r'similarity': (
+    'Distance to the original solution',
+    'Mean absolute difference between the shares of steps called correct in a modified '
+    'solution and in the original one.',
+    '',
+  ),
+  r'step_auroc': (
+    'Step AUROC',
+    'Chance that a correct step scores above a wrong one; a tie counts one half, 0.5 is '
+    'guessing.',
+    'higher',
+  ),
+  r'accuracy_all': (
+    'Accuracy on all solutions',
+    'Share of all solutions whose first wrong step, or its absence, is named exactly.',
+    'higher',
+  ),
+  r'accuracy_step': (
+    'Accuracy on wrong solutions',
+    'Share of the wrong solutions whose first wrong step is named exactly.',
+    'higher',
+  ),
+  r'mcc': (
+    'Correlation with correctness',
+    'Matthews correlation between calling a solution correct and its being so.',
+    'higher',
+  ),
+  r'mr_score': (
+    'MR-Score without reasons',
+    '0.2 times the correlation with correctness (none below 0) and 0.3 times the accuracy '
+    'on wrong solutions; step scores give no reasons, so 0.5 is the most.',
+    'higher',
+  ),
+  r'right_answer_wrong_step_(found|noticed)': (
+    'Wrong process behind a right answer, {0}',
+    'Share of the solutions with a right answer and a wrong step whose first wrong step '
+    'is named exactly (found) or in which any step is called wrong (noticed).',
+    'higher',
+  ),
+  r'minimum_on_last_step': (
+    'Lowest score on the last step',
+    'Share of the solutions with two steps or more whose lowest score stands on the last '
+    'step.',
+    '',
+  ),
   r'prm_(.+)_sigmoid_vote': (
     'PRM vote, {0}',
     'Chance that the answer with the largest sum of weights is right; the weight of a '
