@@ -74,6 +74,7 @@ def server(scorer, **keys):
   argv = ['prm_jax', f'--config={CONFIG}', '--config.scorer=tiny', *words]
   held = serve.make(configuration.parse(argv).config, scorer, ABOUT)
   listening = serve.bind('127.0.0.1', 0)
+  listening.listen()  # before the thread does, which clients need not wait for
   thread = threading.Thread(target=held.run, args=(listening,))
   thread.start()
   try:
