@@ -80,7 +80,8 @@ def run(
     policy: sessions that write steps.
     scorer: sessions that score them; None leaves every step unscored.
     sampling: of the policy; `max_tokens` are those of a solution: one that has as many
-      ends there. `seed` is also that of the algorithm's choices.
+      ends there (one that is finished in one go may write as many from where it is).
+      `seed` is also that of the algorithm's choices.
     step_tokens: of one step; a longer one ends its solution, cut off.
     name: part of the candidates' ids.
     keep_tree: return the tree too.

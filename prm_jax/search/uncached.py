@@ -13,10 +13,9 @@ import numpy as np
 
 from prm_jax.errors import UserError
 from prm_jax.formats import splitting
-from prm_jax.formats.step_format import Encoded
+from prm_jax.inference.incremental import score_whole
 from prm_jax.inference.requests import Completion, Engine, Refusal, Request, Sampling
 from prm_jax.inference.scorer import Scorer
-from prm_jax.records import ScoreSet, Trajectory
 
 Count = Callable[[str, Sequence[str], str], int]
 
@@ -218,22 +217,4 @@ class RescoringSessions(_Texts):
     self, questions: Sequence[str], solutions: Sequence[Sequence[str]]
   ) -> tuple[list[np.ndarray], list[int]]:
     """See `protocol.ScorerSessions`."""
-    asked = [
-      Trajectory(f'beam {i}', '', question, tuple(steps))
-      for i, (question, steps) in enumerate(zip(questions, solutions, strict=True))
-    ]
-    values = []
-    for t, found in zip(asked, self._scorer.score(asked)):
-      held = found.values if isinstance(found, ScoreSet) else (None,) * t.n_steps
-      values.append(np.array([np.nan if v is None else v for v in held], np.float32))
-    seen: set[bytes] = set()
-    read = []
-    for row in self._scorer.encode(asked):
-      n = 0
-      if isinstance(row, Encoded):
-        shared = self._scorer.shared_length(row)
-        question = row.tokens[:shared].tobytes()
-        n = len(row.tokens) - shared * (question in seen)
-        seen.add(question)
-      read.append(n)
-    return values, read
+    return score_whole(self._scorer, questions, solutions)
