@@ -313,8 +313,8 @@ BIGBENCH_MISTAKE = Benchmark(
     + _PREDICTION
     + 'accuracy_all: share of all traces whose mistake location, or its absence, is '
     'named exactly (one class a step and one for none); accuracy_error and '
-    'accuracy_correct: those with and without a mistake; f1: their harmonic mean, which '
-    'is ours. mean: plain mean over tasks. ' + _LAST
+    'accuracy_correct: those with and without a mistake; f1: their harmonic mean '
+    '(ours). mean: plain mean over tasks. ' + _LAST
   ),
   sources=tuple(
     f'{s}=bigbench_mistake/{s}.jsonl:bigbench_mistake'

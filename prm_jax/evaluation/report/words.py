@@ -213,8 +213,8 @@ _NAMES = {
   ),
   r'first_error_step_accuracy': (
     'First wrong step called wrong',
-    'Share of the solutions with a wrong step whose first one is called wrong, whatever '
-    'is said of the steps before it.',
+    'Share of the solutions with a wrong step whose first one is called wrong, '
+    'whatever is said of the steps before it.',
     'higher',
   ),
   r'similarity': (
@@ -225,8 +225,8 @@ _NAMES = {
   ),
   r'step_auroc': (
     'Step AUROC',
-    'Chance that a correct step scores above a wrong one; a tie counts one half, 0.5 is '
-    'guessing.',
+    'Chance that a correct step scores above a wrong one; a tie counts one half, 0.5 '
+    'is guessing.',
     'higher',
   ),
   r'accuracy_all': (
@@ -246,20 +246,20 @@ _NAMES = {
   ),
   r'mr_score': (
     'MR-Score without reasons',
-    '0.2 times the correlation with correctness (none below 0) and 0.3 times the accuracy '
-    'on wrong solutions; step scores give no reasons, so 0.5 is the most.',
+    '0.2 times the correlation with correctness (none below 0) and 0.3 times the '
+    'accuracy on wrong solutions; step scores give no reasons, so 0.5 is the most.',
     'higher',
   ),
   r'right_answer_wrong_step_(found|noticed)': (
     'Wrong process behind a right answer, {0}',
-    'Share of the solutions with a right answer and a wrong step whose first wrong step '
-    'is named exactly (found) or in which any step is called wrong (noticed).',
+    'Share of the solutions with a right answer and a wrong step whose first wrong '
+    'step is named exactly (found) or in which any step is called wrong (noticed).',
     'higher',
   ),
   r'minimum_on_last_step': (
     'Lowest score on the last step',
-    'Share of the solutions with two steps or more whose lowest score stands on the last '
-    'step.',
+    'Share of the solutions with two steps or more whose lowest score stands on the '
+    'last step.',
     '',
   ),
   r'prm_(.+)_sigmoid_vote': (
