@@ -229,6 +229,8 @@ def get_config() -> ConfigDict:
   c.evaluate = evaluate = ConfigDict()
   evaluate.suite = ''  # benchmarks, with commas, or 'all' that are found below
   #   $PRM_JAX_DATA; BENCHMARK.SET is one set of them. data.evaluate names others
+  evaluate.calibrate = ''  # platt, temperature or isotonic: fit maps from scores to
+  #   probabilities on data.validation, store this one with the scorer
   evaluate.threshold = ''  # tuned:validation, fixed:0.5, argmax; '' means tuned where
   #   there is a validation set, and untuned (0.5 for probabilities, else argmax);
   #   in the suite tuned:BENCHMARK.SET
@@ -425,6 +427,13 @@ def get_config() -> ConfigDict:
   serve.drain_seconds = 30.0  # for what was accepted before SIGTERM
   serve.unusable_reward = placeholder(float)  # /get_reward: of a sample that cannot be
   #   scored (no steps, too long); None refuses it
+
+  # Samples as a problem needs them (evaluate.calibrate with data.pools).
+  c.adaptive = adaptive = ConfigDict()
+  adaptive.confidence = (0.5, 0.7, 0.9, 0.95, 0.99)  # C: of having a right one
+  adaptive.stable = (0.8, 0.9, 0.95, 0.99, 0.999)  # levels at which a majority counts
+  #   as stable, the rule beside it
+  adaptive.orders = 20  # random orders of each problem's candidates
 
   # Audit of labels: algorithms against a reference and the truth (jobs/audit.py).
   c.audit = audit = ConfigDict()

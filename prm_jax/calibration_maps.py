@@ -67,9 +67,10 @@ class CalibrationMap:
     sound = sound and all(x.ndim == 1 and np.isfinite(x).all() for x in held.values())
     if sound and self.kind == 'isotonic':
       x, y = held['scores'], held['values']
-      sound = (
+      rises = (
         len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
       )
+      sound = bool(rises)
     elif sound:
       sound = all(len(x) == 1 for x in held.values())
       sound = sound and all(

@@ -74,7 +74,7 @@ def vote(
     if whole or subsets == 'prefix' or ties == 'lowest_index':
       places = np.broadcast_to(np.arange(k), (1, len(pool.sizes), k))
       for rule, w in placed.items():
-        out[rule][:, i] = _win(pool, places, {rule: w}, [k], ties)[rule][0]
+        out[rule][:, i] = winners(pool, places, {rule: w}, [k], ties)[rule][0]
     elif k == 1:
       answered = np.where(pool.answers >= 0, pool.correct, 0.0).sum(axis=1) / pool.sizes
       for rule in placed:
@@ -89,7 +89,7 @@ def vote(
       keys = rng.random((min(at_once, n_draws - start), *pool.index.shape))
       keys = np.where(pool.mask, keys, 2.0)
       places = np.argsort(keys, axis=-1)[:, :, : drawn[-1][1]]
-      won = _win(pool, places, placed, [k for _, k in drawn], ties)
+      won = winners(pool, places, placed, [k for _, k in drawn], ties)
       for rule in total:
         total[rule] += won[rule]
     for j, (i, _) in enumerate(drawn):
@@ -98,7 +98,7 @@ def vote(
   return out
 
 
-def _win(
+def winners(
   pool: Pool,
   places: np.ndarray,
   weights: Mapping[Rule, np.ndarray],
@@ -106,6 +106,13 @@ def _win(
   ties: str,
 ) -> dict[Rule, np.ndarray]:
   """Chance of a correct winner among the first k of `places` [D, A, K'], summed over D.
+
+  Args:
+    pool: candidates.
+    places: int, columns of the pool's matrices in the order they are drawn.
+    weights: rule -> [A, n] weights of the votes.
+    sizes: the k, rising.
+    ties: as for `vote`.
 
   Returns:
     rule -> [len(sizes), A].

@@ -10,7 +10,7 @@ from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
 from prm_jax.formats.importers import attach_scores
-from prm_jax.jobs import benchmarks, checks, measure, score, training_data
+from prm_jax.jobs import benchmarks, calibrate, checks, measure, score, training_data
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Trajectory
 
@@ -30,6 +30,8 @@ def run(command: Command) -> None:
       return
     if config.evaluate.suite:
       benchmarks.run(command, work, started)
+    elif config.evaluate.calibrate:
+      calibrate.run(command, work, started)
     elif config.scorer:
       _with_scorer(command, work, started)
     else:

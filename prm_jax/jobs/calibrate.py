@@ -1,0 +1,279 @@
+"""Calibrate: fit maps from scores to probabilities, store one, report before and after.
+
+A mode of evaluate. Maps are fitted on `data.validation` and reported on
+`data.evaluate`; with `data.pools`, calibrated scores also say how many samples a
+problem needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prm_jax import exports, files, writer
+from prm_jax.calibration_maps import KINDS, CalibrationMap
+from prm_jax.errors import UserError
+from prm_jax.evaluation import (
+  adaptive_report,
+  calibration,
+  calibration_fits,
+  calibration_report,
+  report,
+)
+from prm_jax.evaluation.adaptive_report import Rule
+from prm_jax.evaluation.pools import read_pool
+from prm_jax.evaluation.report import LineChart, Reliability, ReportData
+from prm_jax.evaluation.result import Collector, EvaluationResult
+from prm_jax.evaluation.splits import Scores, Split, read_scores, read_split
+from prm_jax.inference.scorer import Scorer
+from prm_jax.interop.public import OWN
+from prm_jax.jobs import measure, score
+from prm_jax.jobs.configuration import Command
+from prm_jax.jobs.score import add_scores
+from prm_jax.records import Trajectory
+from prm_jax.search import effort
+
+QUANTILES = ('quantile_low', 'quantile_high')
+OUTCOME = 'outcome'
+
+
+def run(command: Command, work: files.Workdir, started: float) -> None:
+  """Fits on validation, stores `evaluate.calibrate`'s map, reports on the other sets.
+
+  The map goes to WORKDIR/calibration.json and, of our own scorers, beside the scorer.
+
+  Raises:
+    UserError: scorer, validation or evaluation sets are missing or share problems, or
+      the scores cannot be calibrated.
+  """
+  config = command.config
+  chosen = config.evaluate.calibrate
+  if chosen not in KINDS:
+    raise UserError(
+      f'evaluate.calibrate={chosen!r}: it must be one of {", ".join(KINDS)}.'
+    )
+  if not config.scorer or config.scorer_calibrated:
+    raise UserError(
+      'calibrating needs --config.scorer=WORKDIR, with scorer_calibrated left off.'
+    )
+  scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
+  sets = measure.load_sets(config)
+  if not sets.validation or not sets.splits:
+    raise UserError(
+      'calibrating needs rows to fit on, in data.validation, and others to report on, '
+      'in data.evaluate.'
+    )
+  measure.check_sets(config, sets)
+  out, options = Collector(), measure.options(config, scorer.spec)
+  _, tune, tune_scores = _read(command, scorer, 'validation', sets.validation)
+  maps = {
+    kind: dataclasses.replace(
+      calibration_fits.fit(kind, tune, tune_scores), model_hash=about['digest']
+    )
+    for kind in KINDS
+  }
+  held = {
+    name: _read(command, scorer, name, rows) for name, rows in sets.splits.items()
+  }
+  for _, split, _ in held.values():
+    calibration_fits.check_unseen(maps[chosen], split)
+  use = calibration.truth_steps(tune, tune_scores)
+  base_rate = float(tune.labels[use].mean())
+  for name, (rows, split, scores) in held.items():
+    calibration_report.measure(
+      out, split, rows, scores, maps, chosen, base_rate, options
+    )
+    if scorer.spec.step_value == 'quantile':
+      low, high = (
+        _read(command, scorer.reading(q), name, sets.splits[name])[2] for q in QUANTILES
+      )
+      calibration_report.quantiles(out, split, low, high, options)
+    writer.say(f'{name}: {int(calibration.truth_steps(split, scores).sum())} steps')
+  if sets.pools:
+    _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
+  stored = [work / exports.CALIBRATION]
+  exports.save_calibration(work.path, maps[chosen])
+  if about['adapter'] == OWN:
+    exports.save_calibration(about['folder'], maps[chosen])
+    stored.append(f'{about["folder"]}/{exports.CALIBRATION}')
+  else:
+    out.warnings.append(
+      f'{about["source"]} is no scorer of ours: its map is in the workdir only.'
+    )
+  _write(command, work, out.result(), about, maps[chosen], started)
+  writer.say(f'stored: {", ".join(map(str, stored))}')
+
+
+def _read(
+  command: Command, scorer: Scorer, name: str, rows: Sequence[Trajectory]
+) -> tuple[list[Trajectory], Split, Scores]:
+  config = command.config
+  scored, unusable = add_scores(scorer, rows, config.scorer_name, quiet=True)
+  for reason, n in unusable.items():
+    writer.say(f'{name}: {n} not scored ({reason})')
+  split = read_split(name, scored, config.data.truth, config.data.checker)
+  return scored, split, read_scores(split, scored, config.scorer_name, 'wrong')
+
+
+def _adaptive(
+  command: Command,
+  scorer: Scorer,
+  tune: Split,
+  tune_scores: Scores,
+  pools: dict[str, list[Trajectory]],
+  out: Collector,
+) -> None:
+  """How many samples each problem of a pool needs, by calibrated scores.
+
+  Scores of first steps and of whole solutions are calibrated against the outcome of
+  the validation rows; of quantile heads the lowest quantile of the first step is read
+  as it is.
+  """
+  config, section = command.config, command.config.adaptive
+  options = measure.options(config, scorer.spec)
+  reduction = options.reduction
+  whole = tune_scores.reduced(tune, reduction)
+  starts = tune.offsets[:-1]
+  first_map = _outcome_map(tune, tune_scores.values[starts], tune_scores)
+  whole_map = _outcome_map(tune, whole, tune_scores)
+  for name, rows in pools.items():
+    scored, _ = add_scores(scorer, rows, config.scorer_name, quiet=True)
+    pool = read_pool(name, scored, config.data.checker)
+    scores = read_scores(pool.steps, scored, config.scorer_name)
+    calibration_fits.check_unseen(whole_map, pool.steps)
+    at = pool.steps.offsets[:-1]
+    first = first_map.apply(scores.values[at])
+    if scorer.spec.step_value == 'quantile':
+      low, _ = add_scores(
+        scorer.reading(QUANTILES[0]), rows, config.scorer_name, quiet=True
+      )
+      first = read_scores(pool.steps, low, config.scorer_name).values[at]
+    chances = whole_map.apply(scores.reduced(pool.steps, reduction))
+    rules = []
+    for confidence in section.confidence:
+      for family, p in (('first_step', first), ('first_solution', chances)):
+        needed = [effort.samples_needed(x, confidence) for x in p.tolist()]
+        rules.append(Rule(family, confidence, needed=np.array(needed)))
+      rules.append(Rule('sequence', confidence, chances=chances))
+    choosers = {'majority': np.ones(len(chances)), 'weighted': chances}
+    adaptive_report.measure(
+      out, pool, choosers, rules, section.stable, section.orders, options
+    )
+
+
+def _outcome_map(tune: Split, values: np.ndarray, scores: Scores) -> CalibrationMap:
+  """Platt's map from one score a solution to the chance that its answer is right."""
+  use = tune.judged & scores.scored & np.isfinite(values)
+  as_steps = dataclasses.replace(
+    tune,
+    offsets=np.arange(tune.n_rows + 1),
+    labels=tune.outcome,
+    labelled=use,
+    truth=tune.verdict,
+    truth_kind=OUTCOME,
+  )
+  one = dataclasses.replace(scores, values=np.where(use, values, 0.0))
+  return calibration_fits.fit('platt', as_steps, one, use)
+
+
+def _write(
+  command: Command,
+  work: files.Workdir,
+  found: EvaluationResult,
+  about_scorer: dict[str, Any],
+  stored: CalibrationMap,
+  started: float,
+) -> None:
+  config = command.config
+  about = files.provenance(
+    command.line,
+    config.seed,
+    model_hash=about_scorer['digest'],
+    scorer={'name': config.scorer_name, **about_scorer},
+    wall_seconds=round(time.monotonic() - started, 1),
+  )
+  fitted = {k: v for k, v in stored.to_dict().items() if k != 'problem_ids'}
+  fitted['problems'] = len(stored.problem_ids)
+  if config.report:
+    page = ReportData(
+      title=f'{command.workdir.rstrip("/").rsplit("/", 1)[-1]}: calibration',
+      job='evaluate',
+      command=command.line,
+      summary='Step scores turned into probabilities by maps fitted on '
+      f'{stored.fitted_on}, and held against {stored.truth} on problems not fitted on.',
+      highlights={
+        'stored': f'{stored.kind}, fitted on {stored.fitted_on}',
+        'problems fitted on': len(stored.problem_ids),
+        'data hash': stored.data_hash,
+        'judged against': stored.truth,
+        'seed': config.seed,
+      },
+      headline=[(path, '') for path in _headline(found, stored)],
+      metrics=found.metrics,
+      judged_by=found.judged_by,
+      definitions=_definitions(found),
+      tables=found.tables,
+      reliability=[
+        c for c in found.curves['reliability'] if isinstance(c, Reliability)
+      ],
+      best_of_n=[c for c in found.curves['best_of_n'] if isinstance(c, LineChart)],
+      counters=found.counters,
+      warnings=found.warnings,
+      truth=stored.truth,
+      provenance=about,
+      embedded_world='world:' in config.data.evaluate,
+    )
+    report.write(work / 'report.html', page)
+  work.write_results(
+    'evaluate', found.metrics, found.counters, about,
+    judged_by=found.judged_by, warnings=found.warnings, calibration=fitted,
+  )  # fmt: skip
+  for path in _headline(found, stored):
+    writer.say(f'{path}: {_shown(found.metrics[path])}')
+  for warning in found.warnings:
+    writer.say(f'warning: {warning}')
+
+
+def _definitions(found: EvaluationResult) -> dict[str, str]:
+  out = {}
+  told = {
+    'calibration': calibration_report.DEFINITIONS,
+    adaptive_report.FAMILY: adaptive_report.DEFINITIONS,
+  }
+  for path in found.metrics:
+    _, family, name = path.split('/', 2)
+    name = name.partition('@')[0]
+    for binned in ('ece_over', 'ece_perfect', 'ece_excess', 'ece'):
+      if name.startswith(f'{binned}_') and name not in told['calibration']:
+        name = binned
+        break
+    if name in told.get(family, {}):
+      out[path] = told[family][name]
+  return out
+
+
+def _headline(found: EvaluationResult, stored: CalibrationMap) -> list[str]:
+  """What was asked: distance to a perfect predictor, skill, ranking, samples."""
+  at = f'{stored.kind}:{stored.fitted_on}'
+  splits = dict.fromkeys(path.split('/')[0] for path in found.metrics)
+  names = [
+    'calibration/ece_width10', 'calibration/ece_perfect_width10',
+    'calibration/ece_excess_width10', 'calibration/brier_skill',
+    'calibration/brier_gain', f'steps/auroc-{calibration_report.RAW}',
+  ]  # fmt: skip
+  paths = [f'{s}/{n}@{at}' for s in splits for n in names]
+  paths += [f'{s}/calibration/coverage@{calibration_report.RAW}' for s in splits]
+  wanted = [p for p in found.metrics if f'/{adaptive_report.FAMILY}/gain@' in p]
+  return [p for p in (*paths, *wanted) if p in found.metrics]
+
+
+def _shown(metric: dict[str, Any]) -> str:
+  if metric['value'] is None:
+    return 'undefined'
+  if metric['low'] is None:
+    return f'{metric["value"]:.4f}'
+  return f'{metric["value"]:.4f} [{metric["low"]:.4f}, {metric["high"]:.4f}]'
