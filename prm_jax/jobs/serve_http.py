@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import signal
 import socket
 import sys
@@ -40,6 +41,8 @@ from prm_jax.inference.serving import Query, Refusal, Service
 # A client that sends too much reads no answer before all of it is sent: up to so much
 # is read and thrown away.
 THROWN_AWAY = 1 << 28  # bytes
+GRACE = 2  # seconds
+TICK = 0.1  # seconds after which a signal is noticed
 BACKLOG = 1024  # connections that wait to be taken
 KINDS = {400: 'invalid_request_error', 404: 'not_found_error'}
 
@@ -81,6 +84,7 @@ class Server:
     self._body_seconds = body_seconds
     self._timeout = timeout
     self._created = int(time.time())
+    self._waited_for: set[asyncio.Future[Any]] = set()
     endpoints: dict[str, Callable[[Any], Query]] = {
       '/score': service.score,
       '/pooling': lambda body: pooling(service, body),
@@ -95,6 +99,11 @@ class Server:
       routes=routes,
       exception_handlers={404: self._no_such, 405: self._no_such},
     )
+
+  def give_up(self) -> None:
+    """Refuses everything that is still waited for."""
+    for answer in self._waited_for:
+      answer.cancel()
 
   async def _health(self, request: Request) -> Response:
     counts = vars(self._batcher.counts)
@@ -167,11 +176,15 @@ class Server:
     """Waits for the scores, as long as the client does."""
     answer = asyncio.wrap_future(self._batcher.submit(asked.rows))
     gone = asyncio.ensure_future(_disconnected(request))
+    self._waited_for.add(answer)
     try:
       waited: set[asyncio.Future[Any]] = {answer, gone}
       await asyncio.wait(
         waited, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
       )
+      if answer.cancelled():
+        self.lost += 1
+        raise Closed
       if answer.done():
         return answer.result()
       if gone.done():
@@ -181,10 +194,8 @@ class Server:
         'still compiling: try again.',
         504,
       )
-    except asyncio.CancelledError:
-      self.lost += 1
-      raise
     finally:
+      self._waited_for.discard(answer)
       gone.cancel()
       answer.cancel()  # takes its rows out of the queue, unless it is done
 
@@ -260,6 +271,8 @@ class Running:
     self.http = http
     self.name = name
     self._batcher = batcher
+    self._drain_seconds = drain_seconds
+    self._hurry = False
     self._uvicorn = _Uvicorn(
       uvicorn.Config(
         http.app,
@@ -267,7 +280,8 @@ class Running:
         access_log=False,
         backlog=BACKLOG,
         lifespan='off',
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        # Bodies that do not come to an end are not waited for longer than this.
+        timeout_graceful_shutdown=math.ceil(drain_seconds) + GRACE,
       )
     )
 
@@ -278,15 +292,25 @@ class Running:
       host, port = listening.getsockname()[:2]
       shown = f'[{host}]' if ':' in host else host
       writer.say(f'serving {self.name} at http://{shown}:{port}')
-      asyncio.run(self._uvicorn.serve([listening]))
-    self._batcher.close(timeout=1.0)
+      asyncio.run(self._serve(listening))
+    self._batcher.close(timeout=GRACE)
+
+  async def _serve(self, listening: socket.socket) -> None:
+    serving = asyncio.ensure_future(self._uvicorn.serve([listening]))
+    while not (serving.done() or self.http.draining):
+      await asyncio.wait({serving}, timeout=TICK)
+    end = time.monotonic() + self._drain_seconds
+    while not (serving.done() or self._hurry) and time.monotonic() < end:
+      await asyncio.wait({serving}, timeout=TICK)
+    self.http.give_up()
+    await serving
 
   def stop(self) -> None:
     """Refuses what comes from now on, and ends `run` when all else is answered.
 
     A second call does not wait for that.
     """
-    self._uvicorn.force_exit = self.http.draining
+    self._hurry = self.http.draining
     self.http.draining = True
     self._uvicorn.should_exit = True
 
