@@ -69,5 +69,8 @@ def _total(by_problem: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     return None
   if len(rows) == 1:
     return by_problem[rows[0]]
+  if len(rows) < len(by_problem) // 8:
+    return by_problem[rows].sum(axis=0)
+  # Many ties, as with constant scores: one product instead of many sums.
   counts = np.bincount(rows, minlength=len(by_problem)).astype(np.float64)
   return counts @ by_problem
