@@ -301,7 +301,7 @@ class IncrementalScorer:
     grid = row_caches.lay(texts)
     t = bucket(max(len(x.tokens) for x in new), MIN_NEW, 1)
     p = bucket(max(len(x.positions) for x in new), 1, 1)
-    room = row_caches.capacity(max(x.start for x in new) + t)
+    room = max(x.start for x in new) + t
     tokens = np.zeros((grid.size, t), np.int32)
     at = np.zeros((grid.size, p), np.int32)
     for place, x in zip(grid.places, new):
@@ -315,7 +315,7 @@ class IncrementalScorer:
       grid.spread([row.shared for row in rows]),
       at.reshape(shape),
       self._caches.shared(grid.texts),
-      self._caches.gather([row.own for row in rows], grid.places, grid.size, room),
+      self._caches.gather([row.own for row in rows], grid, room),
     )
     self.counters['calls'] += 1
     block = Block(own)
@@ -339,17 +339,14 @@ class IncrementalScorer:
     return made, found
 
   def _extended(self, params: Any, tokens, start, shared_length, at, shared, own):
-    """float32 [U * C, P] step values, and the own keys [U * C, K, S, H]."""
+    """float32 [U * C, P] step values, and the own keys with the tokens added."""
     spec = self._spec
-    u, c, _ = tokens.shape
     hidden, own = decoding.extend(
-      spec.model, params, tokens, shared_length + start, shared, shared_length,
-      jax.tree.map(lambda x: x.reshape(u, c, *x.shape[1:]), own), at,
-    )  # fmt: skip
-    hidden = hidden.reshape(u * c, *hidden.shape[2:])
+      spec.model, params, tokens, shared_length + start, shared, shared_length, own, at
+    )
+    hidden = hidden.reshape(-1, *hidden.shape[2:])
     outputs = heads.read(spec.model, spec.head, params, hidden)
-    flat = jax.tree.map(lambda x: x.reshape(u * c, *x.shape[2:]), own)
-    return VALUES[spec.step_value](outputs.astype(np.float32)), flat
+    return VALUES[spec.step_value](outputs.astype(np.float32)), own
 
   def _anew(
     self, state: Beams, steps: Sequence[Sequence[str]]

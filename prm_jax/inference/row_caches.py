@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,15 +50,15 @@ class Block:
   """Own keys of some rows.
 
   Attributes:
-    layers: for each layer keys and values [R, K, S, H].
+    layers: for each layer keys and values [U, C, K, S, H].
   """
 
   layers: Caches
 
   @property
   def rows(self) -> int:
-    """R."""
-    return self.layers[0][0].shape[0]
+    """U * C."""
+    return math.prod(self.layers[0][0].shape[:2])
 
 
 class Own(NamedTuple):
@@ -119,11 +120,6 @@ def lay(texts: Sequence[Text]) -> Grid:
   return Grid(groups, members, held + held[:1] * (groups - len(held)), places)
 
 
-def capacity(n: int) -> int:
-  """Own keys that a block is given room for, to hold n."""
-  return bucket(n, OWN_BLOCK, 1)
-
-
 class RowCaches:
   """Reads texts and arranges the keys of rows, in few compiled shapes.
 
@@ -174,42 +170,39 @@ class RowCaches:
     """Keeps keys that `shared` gave for the next call."""
     self._stacked = (list(texts), stacked)
 
-  def gather(
-    self, rows: Sequence[Own], places: np.ndarray, size: int, room: int
-  ) -> Caches:
-    """A new block's keys and values [size, K, room, H] for each layer.
+  def gather(self, rows: Sequence[Own], grid: Grid, room: int) -> Caches:
+    """Own keys side by side: for each layer keys and values [U, C, K, S, H].
 
     Args:
-      rows: own keys, [rows].
-      places: int32 [rows], where in the block they go. What is elsewhere is of no
-        meaning, and finite.
-      size: rows of the block.
-      room: S of the block, at least the own tokens of each row.
+      rows: own keys, one a row of the grid.
+      grid: places without a row hold something finite.
+      room: S is the next size of blocks that holds so many.
     """
+    room = bucket(room, OWN_BLOCK, 1)
     blocks: dict[int, tuple[Block, list[int]]] = {}
     for i, own in enumerate(rows):
       if own.block is not None:
         blocks.setdefault(id(own.block), (own.block, []))[1].append(i)
     if not blocks:
-      return _empty(self._spec, size, room)
+      return _empty(self._spec, grid.groups, grid.members, room)
     parts = sorted(blocks.values(), key=lambda part: -len(part[1]))
     block, members = parts[0]
-    index = np.zeros(size, np.int32)
-    index[places[members]] = [rows[i].row for i in members]
-    out = _gathered(block.layers, index, room)
+    index = np.zeros(grid.size, np.int32)
+    index[grid.places[members]] = [rows[i].row for i in members]
+    out = _gathered(block.layers, index.reshape(grid.groups, grid.members), room)
     for block, members in parts[1:]:
       n = bucket(len(members), 1, 1)
-      index, at = np.zeros(n, np.int32), np.full(n, size, np.int32)
+      index, at = np.zeros(n, np.int32), np.full(n, grid.size, np.int32)
       index[: len(members)] = [rows[i].row for i in members]
-      at[: len(members)] = places[members]
-      out = _put(out, block.layers, index, at)
+      at[: len(members)] = grid.places[members]
+      u, c = at // grid.members, at % grid.members
+      out = _put(out, block.layers, index, u, c)
     return out
 
   def grown(self, layers: Caches, room: int) -> Caches:
-    """The same keys [R, K, S, H] with S = room."""
-    if layers[0][0].shape[2] == room:
-      return layers
-    return _gathered(layers, np.arange(layers[0][0].shape[0], dtype=np.int32), room)
+    """The same own keys, with room for so many."""
+    room = bucket(room, OWN_BLOCK, 1)
+    return layers if layers[0][0].shape[3] == room else _grown(layers, room)
 
   def compact(self, rows: Sequence[Own]) -> list[Own]:
     """The same own keys; blocks of which at most half the rows are used are copied
@@ -224,9 +217,9 @@ class RowCaches:
       size = bucket(len(users), 1, 1)
       if 2 * size > block.rows:
         continue
-      index = np.zeros(size, np.int32)
-      index[: len(users)] = list(users)
-      room = block.layers[0][0].shape[2]
+      index = np.zeros((size, 1), np.int32)
+      index[: len(users), 0] = list(users)
+      room = block.layers[0][0].shape[3]
       smaller = Block(_gathered(block.layers, index, room))
       for row, members in enumerate(users.values()):
         for i in members:
@@ -260,30 +253,41 @@ def _stack(texts: tuple[jax.Array, ...]) -> Caches:
   return [(layer[0], layer[1]) for layer in keys]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _empty(spec: ModelSpec, size: int, room: int) -> Caches:
-  shape = (size, spec.n_kv_heads, room, spec.head_dim)
-  zeros = lambda: jnp.zeros(shape, spec.compute_dtype)
-  return [(zeros(), zeros()) for _ in range(spec.n_layers)]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _empty(spec: ModelSpec, groups: int, members: int, room: int) -> Caches:
+  return decoding.own_caches(spec, groups, members, room, None)
 
 
 def _with_room(x: jax.Array, room: int) -> jax.Array:
-  """x [R, K, S, H] cut or padded to S = room."""
-  x = x[:, :, :room]
-  return jnp.pad(x, [(0, 0), (0, 0), (0, room - x.shape[2]), (0, 0)])
+  """x [..., S, H] cut or padded to S = room."""
+  x = x[..., :room, :]
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, room - x.shape[-2]), (0, 0)])
+
+
+def _rows_of(x: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows `index` of x [U, C, ...], counted through all groups."""
+  return x.reshape(-1, *x.shape[2:])[index]
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _gathered(layers: Caches, index: jax.Array, room: int) -> Caches:
-  return jax.tree.map(lambda x: _with_room(x[index], room), layers)
+  return jax.tree.map(lambda x: _with_room(_rows_of(x, index), room), layers)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _grown(layers: Caches, room: int) -> Caches:
+  return jax.tree.map(lambda x: _with_room(x, room), layers)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(block: Caches, layers: Caches, index: jax.Array, at: jax.Array) -> Caches:
-  """Rows `index` of `layers` written to the rows `at` of `block`; those outside it
+def _put(
+  to: Caches, layers: Caches, index: jax.Array, u: jax.Array, c: jax.Array
+) -> Caches:
+  """Rows `index` of `layers` written to the places (u, c) of `to`; those outside it
   are dropped."""
 
   def one(to: jax.Array, x: jax.Array) -> jax.Array:
-    return to.at[at].set(_with_room(x[index], to.shape[2]), mode='drop')
+    rows = _with_room(_rows_of(x, index), to.shape[3])
+    return to.at[u, c].set(rows, mode='drop')
 
-  return jax.tree.map(one, block, layers)
+  return jax.tree.map(one, to, layers)
