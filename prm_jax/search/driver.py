@@ -120,6 +120,7 @@ class _Run:
     self.nodes = [Node(Beam(ROOT, -1))]
     self.counts: Counter[str] = Counter()
     self.ask: Ask | None = None
+    self.question: Place | None = None  # as the scorer has read it
     self.skipped = ''
     self._outcome = Outcome([])
     self._steps = algorithm(known)
@@ -222,11 +223,6 @@ class _Rounds:
     for i, r in enumerate(runs):
       r.nodes[ROOT].policy = Place(state, i)
       r.counts['policy_read'] += int(state.tokens_read[i])
-    if self._scorer is not None:
-      held = self._scorer.start(questions)
-      for i, r in enumerate(runs):
-        r.nodes[ROOT].scorer = Place(held, i)
-        r.counts['prm_read'] += int(held.tokens_read[i])
 
   def one(self, runs: Sequence[_Run]) -> None:
     """One round of every problem that is going on."""
@@ -354,11 +350,22 @@ class _Rounds:
       unscored = sum(math.isnan(s) for s in node.beam.scores[first:])
       r.counts['unscored'] += unscored * (e.score and node.beam.reason != 'cut')
 
+  def _read_questions(self, scorer: ScorerSessions, runs: Sequence[_Run]) -> None:
+    """Starts the scorer on the questions that it has not seen, each once."""
+    new = [r for r in dict.fromkeys(runs) if r.question is None]
+    if not new:
+      return
+    state = scorer.start([r.problem.question for r in new])
+    for i, r in enumerate(new):
+      r.question = Place(state, i)
+      r.counts['prm_read'] += int(state.tokens_read[i])
+
   def _extend(self, work: Sequence[Work]) -> None:
     """Reads the unread steps of each; an open step is read and not kept."""
     assert self._scorer is not None
+    self._read_questions(self._scorer, [r for r, _, _ in work])
     read = [node.n_read for _, node, _ in work]
-    places = [node.scorer for _, node, _ in work]
+    places = [node.scorer or r.question for r, node, _ in work]
     while rows := [i for i, w in enumerate(work) if read[i] < w[1].beam.depth]:
       state = _gather(self._scorer, [places[i] for i in rows])
       steps = [work[i][1].beam.steps[read[i]] for i in rows]
