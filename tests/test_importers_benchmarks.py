@@ -7,6 +7,7 @@ from importing import read, refusal
 
 from prm_jax.errors import UserError
 from prm_jax.formats import importers
+from prm_jax.records import make_problem_id
 
 PROCESSBENCH = {
   'id': 'x-1',
@@ -107,6 +108,34 @@ def test_prmbench_is_1_based_and_labels_every_step(tmp_path):
   assert t.first_error == {'human': -1}
 
 
+def test_prmbench_rows_of_one_problem_share_it(tmp_path):
+  rows = [
+    PRMBENCH,
+    {**PRMBENCH, 'modified_question': 'Q??', 'classification': 'redundency'},
+  ]
+  found, counters = read(tmp_path, 'prmbench', rows)
+  assert counters['problems'] == 1 and len({t.id for t in found}) == 2
+  assert found[0].problem_id == make_problem_id('Q?')
+
+
+def test_prmbench_steps_lose_their_own_number_alone(tmp_path):
+  steps = ['1. a', ' 2. b', '3.5 kg', '3. c', '12. d']
+  row = {**PRMBENCH, 'modified_process': steps}
+  (t,), counters = read(tmp_path, 'prmbench', [row])
+  assert t.steps == ('a', 'b', '3.5 kg', '3. c', '12. d')
+  assert counters['step_numbers_taken_off'] == 2
+
+
+def test_prmbench_originals_are_those_of_one_class(tmp_path):
+  row = {**PRMBENCH, 'original_question': 'Q', 'original_process': ['1. x', '2. y']}
+  rows = [row, {**row, 'classification': 'redundency'}]
+  (t,), counters = read(tmp_path, 'prmbench_originals', rows)
+  assert (t.question, t.steps, t.meta['idx']) == ('Q', ('x', 'y'), 7)
+  assert t.first_error == {'human': -1}
+  assert t.problem_id == make_problem_id('Q?')
+  assert counters['rows_of_other_classes'] == 1
+
+
 def test_fields_beyond_steps(tmp_path):
   (t,), _ = read(tmp_path, 'processbench', [PROCESSBENCH])
   assert t.generator == 'some-model' and t.verdicts['source'].value is False
@@ -169,7 +198,7 @@ def test_verify_cot_flags_whole_chains(tmp_path):
       'mr_gsm8k',
       {**MR_GSM8K, 'model_output_solution_first_error_step': 0},
       "field 'model_output_solution_first_error_step' is 0; mr_gsm8k counts steps from "
-      "1 and the solution has 3, so it must be from 1 to 3 (correct the row, or set "
+      '1 and the solution has 3, so it must be from 1 to 3 (correct the row, or set '
       "bad_index='unknown' to read it without labels).",
     ),
     (
@@ -182,7 +211,7 @@ def test_verify_cot_flags_whole_chains(tmp_path):
       'bigbench_mistake',
       {**BIGBENCH, 'mistake_index': -1},
       "field 'mistake_index' is -1; bigbench_mistake counts steps from 0 and the "
-      "solution has 3, so it must be from 0 to 2 (correct the row, or set "
+      'solution has 3, so it must be from 0 to 2 (correct the row, or set '
       "bad_index='unknown' to read it without labels).",
     ),
     (
