@@ -26,7 +26,8 @@ from prm_jax.errors import UserError
 
 SUFFIXES = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
 
-MAX_DEPTH = 64
+# Of a tree with 100 steps, two levels each; of a record, a few.
+MAX_DEPTH = 256
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -241,7 +241,7 @@ def chain(depth):
 
 
 def test_deep_trees(tmp_path):
-  """A JSON value may be 64 levels deep, which is a tree of 31."""
-  (t,), _ = read(tmp_path, 'openr_node', [chain(30)])
-  assert t.n_steps == 30
-  assert 'nested more than 64 levels' in refusal(tmp_path, 'openr_node', chain(40))
+  """A JSON value may be 256 levels deep, which is a tree of 127."""
+  (t,), _ = read(tmp_path, 'openr_node', [chain(120)])
+  assert t.n_steps == 120
+  assert 'nested more than 256 levels' in refusal(tmp_path, 'openr_node', chain(140))

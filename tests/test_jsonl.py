@@ -37,12 +37,12 @@ DAMAGED = [
     'repair the text.',
   ),
   (
-    b'{"a": ' + b'[' * 70 + b']' * 70 + b'}',
-    'nested more than 64 levels deep; a record is flat, so this is not one.',
+    b'{"a": ' + b'[' * 260 + b']' * 260 + b'}',
+    'nested more than 256 levels deep; a record is flat, so this is not one.',
   ),
   (
     b'{"a": ' + b'[' * 100_000 + b']' * 100_000 + b'}',
-    'nested more than 64 levels deep; a record is flat, so this is not one.',
+    'nested more than 256 levels deep; a record is flat, so this is not one.',
   ),
   (
     b'{"a": ' + b'9' * 5000 + b'}',
