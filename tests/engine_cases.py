@@ -6,7 +6,15 @@ import numpy as np
 from prm_jax.formats import text_format
 from prm_jax.formats.tokenizers import ByteTokenizer
 from prm_jax.inference.requests import Completion, Refusal, Request, Sampling
-from prm_jax.inference.sampling import Filters, Values, draw, exponentials, row_key
+from prm_jax.inference.sampling import (
+  BLOCK,
+  Filters,
+  Values,
+  blocks,
+  draw,
+  exponentials,
+  row_key,
+)
 from prm_jax.models import lm
 from prm_jax.specs import ModelSpec, PolicySpec, TextFormat
 
@@ -70,18 +78,21 @@ class Naive:
 
   def gap(self, request: Request, sampling: Sampling, tokens, sample, pair):
     """By how much the first of two candidates for the token after `tokens` leads the
-    other in the race that draws it: log-probability minus the log of an exponential,
-    unfiltered."""
+    other in the first race that they do not run together, of their blocks or of the
+    tokens: log-probability minus the log of an exponential, unfiltered."""
     prompt, _ = text_format.encode_prefixes(
       self.spec.text_format, self.tokenizer, request.question,
       request.steps[: request.n_steps],
     )  # fmt: skip
-    logits = np.asarray(self.logits(prompt.tolist() + list(tokens)))[0]
+    logits = self.logits(prompt.tolist() + list(tokens))
     key = row_key(sampling.seed, request.id, sample)[None]
     number = np.array([len(tokens)], np.int32)
-    drawn = np.asarray(exponentials(key, number, self.tokenizer.vocab_size))[0]
-    race = logits / sampling.temperature - np.log(drawn)
-    return race[pair[0]] - race[pair[1]]
+    scaled = np.asarray(blocks(logits / sampling.temperature, -np.inf))[0]
+    e = -np.log(exponentials(key, number, len(scaled) + BLOCK))[0]
+    of_blocks = np.logaddexp.reduce(scaled, axis=-1) + e[: len(scaled)]
+    of_tokens = scaled + e[len(scaled) :]
+    (a, i), (b, j) = (divmod(token, BLOCK) for token in pair)
+    return of_tokens[a, i] - of_tokens[b, j] if a == b else of_blocks[a] - of_blocks[b]
 
   def complete(self, request: Request, sampling: Sampling):
     fmt = self.spec.text_format
