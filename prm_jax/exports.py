@@ -71,8 +71,9 @@ def load_scorer(
 
   Args:
     directory: the folder.
-    shardings: tree of shardings like the parameters, onto which each weight goes as
-      soon as it is read; None leaves numpy arrays on the host.
+    shardings: tree of shardings like the parameters, or a function that makes it of
+      the declared weights; each weight goes onto it as soon as it is read. None
+      leaves numpy arrays on the host.
 
   Raises:
     UserError: no scorer is there, or it is damaged, incomplete or inconsistent.
@@ -178,7 +179,9 @@ def _load(
     )
   spec = specs.from_dict(cls, about['spec'], f'{file}: spec')
   head = spec.head if isinstance(spec, ScorerSpec) else lm.HEAD
-  params, digest = _read(folder / WEIGHTS, weights.declare(spec.model, head), shardings)
+  declared = weights.declare(spec.model, head)
+  places = shardings(declared) if callable(shardings) else shardings
+  params, digest = _read(folder / WEIGHTS, declared, places)
   if digest != about['model_hash']:
     raise UserError(
       f'{folder / WEIGHTS}: not the weights that {SPEC} describes (another hash); '

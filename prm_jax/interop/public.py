@@ -129,11 +129,7 @@ def _known() -> str:
 def _own(source: str, folder: str, shardings: Shardings | None, dtype: str) -> Loaded:
   held = epath.Path(folder) / exports.SPEC
   told = jsonl.parse_object(jsonl.read_bytes(held), str(held))
-  places = None
-  if shardings is not None and isinstance(told.get('spec'), dict):
-    spec = specs.from_dict(ScorerSpec, told['spec'], f'{held}: spec')
-    places = shardings(weights.declare(spec.model, spec.head))
-  spec, params, tokenizer = exports.load_scorer(folder, places)
+  spec, params, tokenizer = exports.load_scorer(folder, shardings)
   if dtype:
     model = dataclasses.replace(spec.model, param_dtype=dtype, compute_dtype=dtype)
     spec = dataclasses.replace(spec, model=model)
