@@ -454,8 +454,19 @@ def get_config() -> ConfigDict:
   compare.common = False  # runs on different rows: compare those in common
   compare.flips = 20000  # signs drawn in the permutation test
 
-  c.bench = 'decode'  # bench: decode, prefix_sharing, imports, load; score, train,
-  #   sample, mc, which may run in turns with peer_command (configs/bench.py)
+  # Contamination of evaluation sets by data.train (jobs/contamination.py). Sets: those
+  # of data.evaluate; of an evaluated run; else every benchmark that is found.
+  c.contamination = contamination = ConfigDict()
+  contamination.n = 13  # words of an n-gram
+  contamination.share = 0.5  # of a text's n-grams found in training: it is shared; 0 is
+  #   GPT-3's rule, any single one
+  contamination.shortest = 5  # words; a shorter question must be equal, shorter steps
+  #   and solutions do not count
+  contamination.run = ''  # workdir of an evaluation: its metrics with and without
+  contamination.drop = 'shared'  # the rows left out: shared, by_problem, by_solution
+
+  c.bench = 'decode'  # bench: decode, prefix_sharing, imports, load, serve; score,
+  #   train, sample, mc, which may run in turns with peer_command (configs/bench.py)
   c.bench_model = ''  # a Hugging Face checkpoint; '' means random weights of c.model
   c.bench_adapter = ''  # how the checkpoint scores; '' is told from its files
   c.bench_vocab = 0  # random weights: rows of the embedding; 0 only the bytes

@@ -12,13 +12,13 @@ Two scorers of one run over saved scores (configs/pools.py):
 
     --config.a=runs/pools@qwen_prm --config.b=runs/pools@math_shepherd
 
-A run is a workdir of train or evaluate. With evaluate.replicates=true all of its metrics
-can be compared; without, those of sets with a known first error, which are measured
-again from the per-sample rows and saved scores. Best-of-N and benchmarks need replicates.
+A run is a workdir of train or evaluate. With evaluate.replicates=true all its metrics
+can be compared; without, those of sets with a known first error and of benchmarks,
+which are measured again from the per-sample rows. Best-of-N needs replicates.
 
 What comes out, in FILE.json, FILE.md and FILE.samples.jsonl.gz, for every metric: the
-difference with its paired bootstrap interval by problem; a sign-flip permutation test by
-problem (all signs where up to 14 problems differ, else 20,000 drawn, P never 0);
+difference with its paired bootstrap interval by problem; a sign-flip permutation test
+by problem (all signs where up to 14 problems differ, else 20,000 drawn, P never 0);
 McNemar's exact test where every problem has one row that is right or wrong; P values
 after Holm over all metrics compared (compare.metrics narrows them down beforehand); the
 difference that would have been found with 80 % power. The sign-flip test is exact for

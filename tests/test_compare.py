@@ -14,6 +14,7 @@ from prm_jax.errors import UserError
 from prm_jax.evaluation import compare_text
 from prm_jax.evaluation.compare import SEEDS, compare
 from prm_jax.evaluation.intervals import means, ratio, resamples
+from prm_jax.formats import importers
 from prm_jax.records import LabelSet, ScoreSet
 
 IDS = [f'p{i:03}' for i in range(100)]
@@ -288,6 +289,47 @@ def test_two_scorers_of_one_run(tmp_path):
   metrics = json.loads(out.read_text())['metrics']
   assert metrics['pool/best_of_n/prm_min@4']['winner'] == 'a'
   assert 'pool/best_of_n/majority@4' not in metrics
+
+
+def test_benchmarks_of_the_suite_are_compared(tmp_path):
+  rng = np.random.default_rng(0)
+  rows = [
+    {
+      'id': f'x-{i}', 'generator': 'g', 'problem': f'Problem {i}?',
+      'steps': ['a', 'b', 'c'], 'final_answer_correct': True,
+      'label': int(rng.integers(-1, 3)),
+    }
+    for i in range(40)
+  ]  # fmt: skip
+  source = tmp_path / 'gsm8k.json'
+  source.write_text(json.dumps(rows))
+  judged, _ = importers.read(str(source), 'processbench')
+  made = {}
+  for name, strength in (('good', 4.0), ('bad', 0.0)):
+    lines = []
+    for t in judged:
+      first = t.first_error['human']
+      truth = np.array([1.0 if first < 0 or i < first else -1.0 for i in range(3)])
+      values = (strength * truth + rng.normal(size=3)).tolist()
+      scores = {'prm': {'kind': 'logit', 'values': values}}
+      lines.append({'id': t.id, 'scores': scores})
+    jsonl.write_json_lines(tmp_path / f'{name}.jsonl', lines)
+    argv = {
+      'data.evaluate': f'process_bench.gsm8k={source}:processbench',
+      'score_files': tmp_path / f'{name}.jsonl', 'report': False,
+      'evaluate.resamples': 100,
+    }  # fmt: skip
+    words = [f'--config.{k}={v}' for k, v in argv.items()]
+    config = '--config=configs/evaluate.py:suite'
+    made[name] = tmp_path / name
+    assert run(['prm_jax', config, f'--workdir={made[name]}', *words]) == 0
+  out = tmp_path / 'x.json'
+  assert run(compared(made['good'], made['bad'], out)) == 0
+  metrics = json.loads(out.read_text())['metrics']
+  (path,) = [p for p in metrics if p.endswith('/gsm8k[40 of 400]/f1@argmax')]
+  assert metrics[path]['winner'] == 'a' and metrics[path]['n'] == 40
+  again = json.loads((made['good'] / 'results.json').read_text())['metrics'][path]
+  assert metrics[path]['a'] == pytest.approx(again['value'])
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ JOBS = {
   'evaluate': 'measure saved scores or a checkpoint; write the report',
   'audit': 'hold step labels against a reference, the truth and each other',
   'compare': 'say whether runs of one method are better than runs of another',
+  'contamination': 'find what training data share with evaluation sets',
   'inspect': 'print token | step | label of chosen rows',
   'convert': 'import a public format, or export to one',
   'export': 'write a model as a Hugging Face checkpoint',

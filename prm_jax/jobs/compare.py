@@ -6,53 +6,18 @@ import dataclasses
 import fnmatch
 import glob
 import json
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prm_jax import files, jsonl, records, writer
+from prm_jax import files, jsonl, writer
 from prm_jax.errors import UserError
-from prm_jax.evaluation import compare, compare_text, replicates, same_rows, suite
-from prm_jax.evaluation.intervals import Estimate
+from prm_jax.evaluation import compare, compare_text, same_rows
 from prm_jax.evaluation.report import words
-from prm_jax.evaluation.result import Options
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.measure import VALIDATION
-from prm_jax.records import Trajectory
-
-_NAMED = re.compile(r'(?P<path>.*)\[(?P<scorer>[^\]/]+)\]')
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One evaluated run.
-
-  Attributes:
-    name: as it was given.
-    scorer: '' for the one that was evaluated, or one of several named there.
-    config: its resolved config, flat.
-    judged_by: metric path -> truth.
-    estimates: metric path -> estimate, of its scorer; {} without replicates.
-    rows: split -> its rows, from the per-sample files; {} without.
-    said: (split, id) -> what was said about the row.
-  """
-
-  name: str
-  scorer: str
-  config: dict[str, Any]
-  judged_by: dict[str, str]
-  estimates: dict[str, Estimate]
-  rows: dict[str, list[Trajectory]]
-  said: dict[tuple[str, str], dict[str, Any]]
-
-  @property
-  def truth(self) -> str:
-    """Label set that its splits are judged against."""
-    return str(self.config.get('data.truth', ''))
+from prm_jax.jobs.saved_runs import Run, load, measure
 
 
 def run(command: Command) -> None:
@@ -71,7 +36,7 @@ def run(command: Command) -> None:
   a, b = (_runs(text, key) for text, key in ((config.a, 'a'), (config.b, 'b')))
   counters = {'runs_a': len(a), 'runs_b': len(b)}
   held = [*a, *b]
-  _same_truth(held)
+  _same_measure(held, config.compare.common)
   held, more = _same_rows(config, held)
   counters.update(more)
   found = compare.compare(
@@ -104,77 +69,27 @@ def _runs(text: str, key: str) -> list[Run]:
     found = sorted(glob.glob(path)) if any(c in path for c in '*?') else [path]
     if not found:
       raise UserError(f'--config.{key}={item}: nothing fits the pattern; check it.')
-    out += [_load(p, scorer) for p in found]
+    out += [load(p, scorer) for p in found]
   if not out:
     raise UserError(f'--config.{key}={text}: it names no run.')
   return out
 
 
-def _load(path: str, scorer: str) -> Run:
-  folder = Path(os.path.dirname(path) if path.endswith('results.json') else path)
-  results = files.Workdir(folder).read_json('results.json')
-  if not isinstance(results, dict) or 'metrics' not in results:
-    raise UserError(
-      f'{path}: there is no results.json of a finished run in it; name the workdir of '
-      'a run that has evaluated.'
-    )
-  version = results.get('schema_version')
-  if version != files.SCHEMA_VERSION:
-    raise UserError(
-      f'{folder / "results.json"}: its schema_version is {version}, this program reads '
-      f'{files.SCHEMA_VERSION}; evaluate the run again.'
-    )
-  file = folder / replicates.FILE
-  rows, said = _samples(folder)
-  return Run(
-    name=path + (f'@{scorer}' if scorer else ''),
-    scorer=scorer,
-    config=files.Workdir(folder).read_json('config.json') or {},
-    judged_by=_of(scorer, results.get('judged_by', {})),
-    estimates=_of(scorer, replicates.load(file)) if file.exists() else {},
-    rows=rows,
-    said=said,
-  )
-
-
-def _of(scorer: str, held: Mapping[str, Any]) -> dict[str, Any]:
-  """What belongs to a scorer, without its name in the paths."""
-  out = {}
-  for path, value in held.items():
-    named = _NAMED.fullmatch(path)
-    if (named['scorer'] if named else '') == scorer:
-      out[named['path'] if named else path] = value
-  return out
-
-
-def _samples(
-  folder: Path,
-) -> tuple[dict[str, list[Trajectory]], dict[tuple[str, str], dict[str, Any]]]:
-  """Solutions of the per-sample files, with what was said about them."""
-  rows: dict[str, list[Trajectory]] = {}
-  said = {}
-  for file in sorted((folder / 'samples').glob('*.jsonl.gz')):
-    split = file.name.removesuffix('.jsonl.gz')
-    for number, row in jsonl.iter_json_lines(jsonl.place(file)):
-      if 'steps' not in row or 'question' not in row:
-        break  # per-sample lines of another kind
-      judged = row.pop('evaluation', None)
-      t = records.from_dict(row, f'{file}:{number}')
-      rows.setdefault(split, []).append(t)
-      if judged is not None:
-        said[split, t.id] = judged
-  return rows, said
-
-
-def _same_truth(held: Sequence[Run]) -> None:
+def _same_measure(held: Sequence[Run], common: bool) -> None:
+  """Refuses runs judged by other truths, other definitions, or on other data."""
   first = held[0]
   for other in held[1:]:
-    for path in first.judged_by.keys() & other.judged_by.keys():
-      if first.judged_by[path] != other.judged_by[path]:
-        raise UserError(
-          f'{path} is judged by {first.judged_by[path]!r} in {first.name} and by '
-          f'{other.judged_by[path]!r} in {other.name}; judge both by the same truth.'
-        )
+    for what, mine, theirs in (
+      ('is judged by', first.judged_by, other.judged_by),
+      ('has the version', first.versions, other.versions),
+      ('has the hash', {} if common else first.data, other.data),
+    ):
+      for key in sorted(mine.keys() & theirs.keys()):
+        if mine[key] != theirs[key]:
+          raise UserError(
+            f'{key} {what} {mine[key]!r} in {first.name} and {theirs[key]!r} in '
+            f'{other.name}: these are different measurements; evaluate both alike.'
+          )
 
 
 def _same_rows(
@@ -214,41 +129,11 @@ def _same_rows(
       '--config.evaluate.replicates=true.'
     )
   writer.say(f'measuring {", ".join(splits)} again from the per-sample files')
-  out = []
-  for r, of in zip(held, rows.values()):
-    again = _measure(config, r, of)
-    starts = tuple(f'{name}/' for name in (*splits, suite.MEAN))
-    kept = {p: e for p, e in r.estimates.items() if not p.startswith(starts)}
-    out.append(dataclasses.replace(r, estimates={**kept, **again}))
+  out = [
+    dataclasses.replace(r, estimates=measure(config, r, of))
+    for r, of in zip(held, rows.values())
+  ]
   return out, counters
-
-
-def _measure(
-  config: ConfigDict, r: Run, rows: Mapping[str, Sequence[Trajectory]]
-) -> dict[str, Estimate]:
-  """Estimates of a run from its saved scores, thresholds tuned as it did."""
-  if r.config.get('suite'):
-    raise UserError(
-      f'{r.name}: benchmarks are not measured again from per-sample rows; evaluate it '
-      'with --config.evaluate.replicates=true, on the same rows as the others.'
-    )
-  tune = {VALIDATION: r.rows[VALIDATION]} if VALIDATION in r.rows else {}
-  policies = str(r.config.get('evaluate.threshold', ''))
-  found = suite.evaluate(
-    {**tune, **rows},
-    scorer=r.scorer or str(r.config.get('scorer_name', '')),
-    truth=r.truth,
-    verdict=str(r.config.get('data.checker', '')),
-    tune_split=VALIDATION if tune else '',
-    options=Options(
-      policies=tuple(p.strip() for p in policies.split(',') if p.strip()),
-      unscored='wrong',
-      n_resamples=config.evaluate.resamples,
-      seed=config.evaluate.seed,
-      contributions=True,
-    ),
-  )
-  return _of('', found.estimates)
 
 
 def _write(
