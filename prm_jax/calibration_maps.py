@@ -43,6 +43,8 @@ class CalibrationMap:
     data_hash: of the ids and labels of the rows it was fitted on.
     problem_ids: their problems, sorted.
     model_hash: of the scorer, '' if unknown.
+    margin: of quantile heads: the interval from the lowest quantile minus it to the
+      highest plus it covers what the quantiles promise; None for other scorers.
 
   Raises:
     UserError: the kind is unknown, or the parameters do not fit it.
@@ -56,6 +58,7 @@ class CalibrationMap:
   data_hash: str = ''
   problem_ids: tuple[str, ...] = ()
   model_hash: str = ''
+  margin: float | None = None
 
   def __post_init__(self) -> None:
     if self.kind not in KINDS:

@@ -222,6 +222,20 @@ def test_coverage_by_hand():
   )
 
 
+def test_a_margin_covers_what_was_promised():
+  split, low, sample = steps([0.2, 0.4, 0.1, 0.5], [0.1, 0.5, 0.9, 0.5])
+  high = dataclasses.replace(low, values=np.array([0.6, 0.6, 0.8, 0.5]))
+  # Missed by .1, -.1, .1 and 0; the 4th of 4 covers all, the 3rd also, by ties.
+  assert calibration_fits.margin(split, low, high, 0.7) == pytest.approx(0.1)
+  assert calibration_fits.margin(split, low, high, 0.2) == pytest.approx(-0.1)
+  wide = calibration_fits.widened(low, high, 0.1 + 1e-9)
+  assert calibration_terms.coverage(split, *wide, sample)['coverage'].value == 1
+  narrow = calibration_fits.widened(low, high, -1.0)
+  np.testing.assert_array_equal(narrow[0].values, narrow[1].values)
+  with pytest.raises(UserError, match='too few'):
+    calibration_fits.margin(split, low, high, 0.9)
+
+
 def test_rollouts_behind_labels_are_counted():
   row = dataclasses.replace(
     solution('a', [0.5, 0.25], labels=[1, 1]),

@@ -12,7 +12,7 @@ from prm_jax import calibration_maps
 from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.evaluation import calibration, logistic
-from prm_jax.evaluation.splits import Scores, Split, Steps
+from prm_jax.evaluation.splits import Scores, Split
 
 _LOG_TEMPERATURES = (-6.0, 6.0)
 
@@ -76,6 +76,42 @@ def apply(fitted: CalibrationMap, scores: Scores) -> Scores:
   return dataclasses.replace(scores, kind='probability', values=values)
 
 
+def margin(split: Split, low: Scores, high: Scores, level: float) -> float:
+  """What must be added at both ends so that a share `level` of the truths is inside.
+
+  Conformalised quantile regression (Romano, Patterson & Candès 2019): the
+  ceil((n + 1) level)-th smallest of max(low - y, y - high) over the split's n steps,
+  negative where the quantiles cover too much. The guarantee is for exchangeable steps;
+  steps of one solution are not, so that it holds on average over problems only.
+
+  Args:
+    split: with its truth, best the exact value.
+    low, high: scores of the lowest and highest quantile.
+    level: in (0, 1), 0.8 for quantiles .1 and .9.
+
+  Raises:
+    UserError: there are too few steps.
+  """
+  use = calibration.truth_steps(split, low)
+  y = split.labels[use]
+  missed = np.sort(np.maximum(low.values[use] - y, y - high.values[use]))
+  place = int(np.ceil((len(missed) + 1) * level))
+  if place > len(missed):
+    raise UserError(
+      f'split {split.name!r}: {len(missed)} steps are too few for quantiles that cover '
+      f'{level:g}; take a larger split.'
+    )
+  return float(missed[place - 1])
+
+
+def widened(low: Scores, high: Scores, by: float) -> tuple[Scores, Scores]:
+  """Both quantiles with a margin, inside [0, 1] and in order."""
+  middle = (low.values + high.values) / 2
+  bottom = np.clip(np.minimum(low.values - by, middle), 0, 1)
+  top = np.clip(np.maximum(high.values + by, middle), 0, 1)
+  return dataclasses.replace(low, values=bottom), dataclasses.replace(high, values=top)
+
+
 def data_hash(split: Split) -> str:
   """Of the ids and labels of a split's rows, in their order."""
   digest = hashlib.sha256('\x1f'.join(split.ids).encode('utf-8'))
@@ -84,7 +120,7 @@ def data_hash(split: Split) -> str:
   return digest.hexdigest()[:16]
 
 
-def check_unseen(fitted: CalibrationMap, split: Steps) -> None:
+def check_unseen(fitted: CalibrationMap, split: Split) -> None:
   """Refuses to report a map on problems that it was fitted on.
 
   Raises:

@@ -269,19 +269,42 @@ def _of_parts(title: str, what: str, parts: Sequence[Group]) -> Table:
 
 
 def quantiles(
-  out: Collector, split: Split, low: Scores, high: Scores, options: Options
+  out: Collector,
+  split: Split,
+  low: Scores,
+  high: Scores,
+  margin: float,
+  fitted_on: str,
+  level: float,
+  options: Options,
 ) -> None:
-  """Records how often the truth lies between two quantiles, and tables it."""
+  """Records how often the truth lies between two quantiles, and tables it.
+
+  Args:
+    out, split, options: as for `measure`.
+    low, high: the lowest and highest quantile.
+    margin: see `calibration_fits.margin`; '@margin:SPLIT' in the paths.
+    fitted_on: the split that it was fitted on.
+    level: share that ought to lie between them.
+  """
   sample = resamples(split.problem_ids, options.n_resamples, options.seed)
-  found = calibration_terms.coverage(split, low, high, sample)
-  for name, value in found.items():
-    path = metric_path(split.name, 'calibration', name, RAW)
-    out.put(path, value, split.truth)
+  pairs = {
+    RAW: (low, high),
+    f'margin:{fitted_on}': calibration_fits.widened(low, high, margin),
+  }
+  rows = []
+  for at, (bottom, top) in pairs.items():
+    found = calibration_terms.coverage(split, bottom, top, sample)
+    for name, value in found.items():
+      path = metric_path(split.name, 'calibration', name, at)
+      out.put(path, value, split.truth)
+    rows.append(Row(at, [value.metric() for value in found.values()], at == RAW))
   out.tables.append(
     Table(
       f'{split.name}: quantiles',
-      ['quantity', 'value'],
-      [Row(name, [value.metric()]) for name, value in found.items()],
-      f'Judged by {split.truth}.',
+      ['quantiles', 'coverage', 'below', 'above', 'width'],
+      rows,
+      f'Judged by {split.truth}; {level:g} ought to be covered. The margin, '
+      f'{margin:.4f} at both ends, was fitted on {fitted_on}.',
     )
   )

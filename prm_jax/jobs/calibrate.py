@@ -28,12 +28,20 @@ from prm_jax.evaluation.adaptive_report import Rule
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData
 from prm_jax.evaluation.result import Collector, EvaluationResult
-from prm_jax.evaluation.splits import Scores, Split, read_scores, read_split
+from prm_jax.evaluation.splits import (
+  Scores,
+  Split,
+  check_disjoint,
+  read_scores,
+  read_split,
+  read_steps,
+)
 from prm_jax.inference.scorer import Scorer
 from prm_jax.interop.public import OWN
 from prm_jax.jobs import measure, score
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.score import add_scores
+from prm_jax.objectives.pinball import LEVELS
 from prm_jax.records import Trajectory
 from prm_jax.search import effort
 
@@ -68,19 +76,27 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
       'in data.evaluate.'
     )
   measure.check_sets(config, sets)
+  fitted_on = read_steps(measure.VALIDATION, sets.validation)
+  for name, rows in (*sets.splits.items(), *sets.pools.items()):
+    check_disjoint(fitted_on, read_steps(name, rows))
   out, options = Collector(), measure.options(config, scorer.spec)
-  _, tune, tune_scores = _read(command, scorer, 'validation', sets.validation)
+  _, tune, tune_scores = _read(command, scorer, measure.VALIDATION, sets.validation)
   maps = {
     kind: dataclasses.replace(
       calibration_fits.fit(kind, tune, tune_scores), model_hash=about['digest']
     )
     for kind in KINDS
   }
+  level, by = 0.0, 0.0
+  if scorer.spec.step_value == 'quantile':
+    levels = config.objective.levels or LEVELS
+    level = levels[-1] - levels[0]
+    low, high = _quantiles(command, scorer, measure.VALIDATION, sets.validation)
+    by = calibration_fits.margin(tune, low, high, level)
+    maps[chosen] = dataclasses.replace(maps[chosen], margin=by)
   held = {
     name: _read(command, scorer, name, rows) for name, rows in sets.splits.items()
   }
-  for _, split, _ in held.values():
-    calibration_fits.check_unseen(maps[chosen], split)
   use = calibration.truth_steps(tune, tune_scores)
   base_rate = float(tune.labels[use].mean())
   for name, (rows, split, scores) in held.items():
@@ -88,10 +104,10 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
       out, split, rows, scores, maps, chosen, base_rate, options
     )
     if scorer.spec.step_value == 'quantile':
-      low, high = (
-        _read(command, scorer.reading(q), name, sets.splits[name])[2] for q in QUANTILES
+      low, high = _quantiles(command, scorer, name, sets.splits[name])
+      calibration_report.quantiles(
+        out, split, low, high, by, measure.VALIDATION, level, options
       )
-      calibration_report.quantiles(out, split, low, high, options)
     writer.say(f'{name}: {int(calibration.truth_steps(split, scores).sum())} steps')
   if sets.pools:
     _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
@@ -119,6 +135,14 @@ def _read(
   return scored, split, read_scores(split, scored, config.scorer_name, 'wrong')
 
 
+def _quantiles(
+  command: Command, scorer: Scorer, name: str, rows: Sequence[Trajectory]
+) -> tuple[Scores, Scores]:
+  """Scores read as the lowest and as the highest quantile."""
+  low, high = (_read(command, scorer.reading(q), name, rows)[2] for q in QUANTILES)
+  return low, high
+
+
 def _adaptive(
   command: Command,
   scorer: Scorer,
@@ -138,13 +162,16 @@ def _adaptive(
   reduction = options.reduction
   whole = tune_scores.reduced(tune, reduction)
   starts = tune.offsets[:-1]
-  first_map = _outcome_map(tune, tune_scores.values[starts], tune_scores)
-  whole_map = _outcome_map(tune, whole, tune_scores)
+  try:
+    first_map = _outcome_map(tune, tune_scores.values[starts], tune_scores)
+    whole_map = _outcome_map(tune, whole, tune_scores)
+  except UserError as e:
+    out.warnings.append(f'no samples as needed, scores say too little of outcomes: {e}')
+    return
   for name, rows in pools.items():
     scored, _ = add_scores(scorer, rows, config.scorer_name, quiet=True)
     pool = read_pool(name, scored, config.data.checker)
     scores = read_scores(pool.steps, scored, config.scorer_name)
-    calibration_fits.check_unseen(whole_map, pool.steps)
     at = pool.steps.offsets[:-1]
     first = first_map.apply(scores.values[at])
     if scorer.spec.step_value == 'quantile':
@@ -266,7 +293,8 @@ def _headline(found: EvaluationResult, stored: CalibrationMap) -> list[str]:
     'calibration/brier_gain', f'steps/auroc-{calibration_report.RAW}',
   ]  # fmt: skip
   paths = [f'{s}/{n}@{at}' for s in splits for n in names]
-  paths += [f'{s}/calibration/coverage@{calibration_report.RAW}' for s in splits]
+  covered = (calibration_report.RAW, f'margin:{stored.fitted_on}')
+  paths += [f'{s}/calibration/coverage@{c}' for s in splits for c in covered]
   wanted = [p for p in found.metrics if f'/{adaptive_report.FAMILY}/gain@' in p]
   return [p for p in (*paths, *wanted) if p in found.metrics]
 

@@ -1,0 +1,117 @@
+"""Calibration as a mode of evaluate: fitted, stored, reported, refused."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import ROOT, arguments, quick_compilation, refusal, results, run
+
+from prm_jax import exports, records, tensors
+from prm_jax.formats import tokenizers
+from prm_jax.inference import api
+from prm_jax.models import weights
+from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+
+__all__ = ['quick_compilation']
+CONFIG = str(ROOT / 'configs' / 'calibrate.py')
+
+
+MODEL = ModelSpec(
+  260, n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32
+)
+SPEC = ScorerSpec(
+  MODEL,
+  HeadSpec(kind='linear', n_outputs=3),
+  StepFormat(question_template='{question}', max_length=48),
+  step_value='quantile',
+  kind='probability',
+  reduction='last',
+)
+SEED = 0  # of weights whose scores happen to rise with the truth
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A scorer with weights as they were drawn."""
+  work = tmp_path_factory.mktemp('calibrate')
+  rng = np.random.default_rng(SEED)
+  declared = weights.flatten(weights.declare(MODEL, SPEC.head))
+  params = {k: rng.normal(0, 0.3, w.shape).astype(np.float32) for k, w in declared}
+  exports.save_scorer(
+    work / 'scorer', SPEC, tensors.unflatten(params), tokenizers.load('bytes')
+  )
+  return work
+
+
+def calibrate(work, trained, **changes):
+  options = {'scorer': trained, 'data__train': '', 'data__truth': 'value'}
+  return arguments(work, CONFIG, **(options | changes))
+
+
+def test_fits_stores_and_reports(trained, tmp_path):
+  work = tmp_path / 'work'
+  argv = calibrate(
+    work, trained, data__pools='pool=world:heldout', adaptive__orders=2,
+    evaluate__calibrate='isotonic', world__n_validation=60,
+  )  # fmt: skip
+  assert run(argv) == 0
+  held = results(work)
+  assert held['calibration']['kind'] == 'isotonic'
+  assert held['calibration']['problems'] == 60 and held['calibration']['data_hash']
+  metrics = held['metrics']
+  for at in (
+    'raw',
+    'platt:validation',
+    'temperature:validation',
+    'isotonic:validation',
+  ):
+    assert metrics[f'heldout/calibration/ece_mass15@{at}']['value'] is not None
+    assert metrics[f'heldout/calibration/brier_gain@{at}']['low'] is not None
+  assert metrics['heldout/steps/auroc-raw@platt:validation']['value'] == 0
+  parts = [
+    metrics[f'heldout/calibration/{n}@raw']['value']
+    for n in ('coverage', 'below', 'above')
+  ]
+  assert sum(parts) == pytest.approx(1)
+  assert metrics['pool/adaptive/gain@sequence:0.9[weighted]']['n'] == 4
+  assert 'by position' in (work / 'report.html').read_text()
+  assert metrics['heldout/calibration/coverage@margin:validation']['value'] > 0.5
+  assert held['calibration']['margin'] is not None
+  # The map lies beside the scorer, and score applies it.
+  stored = exports.load_calibration(trained / 'scorer')
+  assert (
+    json.loads((work / 'calibration.json').read_text())['data_hash'] == stored.data_hash
+  )
+  rows = [['+1=2', '-1=1']]
+  raw, cooked = (
+    api.score(str(trained), ['>1+1-1=?'], rows, calibrated=c)[0] for c in (False, True)
+  )
+  np.testing.assert_allclose(cooked, stored.apply(np.array(raw)), rtol=1e-5)
+  file = tmp_path / 'rows.jsonl'
+  file.write_text(
+    '{"id": "a", "problem_id": "p", "question": ">1+1-1=?", '
+    '"steps": ["+1=2", "-1=1"]}\n'
+  )
+  argv = arguments(
+    None, tiny={'job': 'score'}, input=file, output=tmp_path / 'out.jsonl',
+    scorer=trained, scorer_calibrated=True,
+  )  # fmt: skip
+  assert run(argv) == 0
+  scores = next(iter(records.read(tmp_path / 'out.jsonl'))).scores['prm']
+  assert scores.kind == 'probability'
+  np.testing.assert_allclose(scores.values, cooked, rtol=1e-5)
+  about = json.loads((tmp_path / 'out.results.json').read_text())['scorer']
+  assert about['calibration']['fitted_on'] == 'validation'
+
+
+def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
+  def told(**changes):
+    return refusal(
+      calibrate(tmp_path / 'no', trained, data__pools='', **changes), capsys
+    )
+
+  assert "evaluate.calibrate='beta'" in told(evaluate__calibrate='beta')
+  assert 'rows to fit on' in told(data__validation='')
+  assert 'rows to fit on' in told(data__evaluate='')
+  assert 'needs --config.scorer' in told(scorer='')
+  assert 'share 24 problems' in told(data__evaluate='again=world:validation')
