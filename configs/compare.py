@@ -28,6 +28,11 @@ value (t) hold both sources of variance, seeds and problems, each named.
 
 Runs on different rows are refused; compare.common=true compares the rows in common and
 counts the others.
+
+The two scorers above, best of 32 of 500 GSM8K problems by the lowest step score, after
+--config=configs/pools.py --config.evaluate.replicates=true (10 s of CPU; this, 2 s):
+.918 against .880, difference .038 [.016, .062], p .0012, detectable .032; with ties to
+the lowest index .036 [.014, .060], 27 problems against 9, McNemar p .0039.
 """
 
 from configs import base

@@ -4,9 +4,10 @@
     python -m prm_jax.main --config=configs/contamination.py \
         --config.data.train=prm800k/phase1_train_plus.stepwise-critic.jsonl.gz:prm800k_steps
 
-looks up every benchmark that is found; --config.data.evaluate=NAME=PATH:FORMAT,... others.
-samples/SET.jsonl.gz names the rows that share anything, what, how much and with which
-training row; table.md and results.json count them. With the workdir of an evaluation,
+looks up every benchmark that is found; --config.data.evaluate=NAME=PATH:FORMAT,...
+other sets. samples/SET.jsonl.gz names the rows that share anything, what, how much and
+with which training row; table.md and results.json count them. With an evaluation's
+workdir,
 
     --config.contamination.run=runs/evaluation --config.contamination.drop=by_problem
 
@@ -16,7 +17,7 @@ How texts are compared: prm_jax/evaluation/contamination.py. By default a row is
 if its question or solution is equal to one of training after normalisation, or half of
 its word 13-grams occur there; contamination.share=0 is the rule of GPT-3, any one.
 
-The command above: 31,499 training rows against 46,591 rows of 20 sets, 20 s of CPU time:
+The command above: 31,499 training rows against 46,591 rows of 20 sets, 20 s of CPU:
 
     PRMBench            3,213 of 6,216 rows; 399 of 708 problems
       train_p1_first400 3,196 of 3,203 (the other 7 are written in another notation:

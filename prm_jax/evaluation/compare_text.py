@@ -67,7 +67,7 @@ def _p(value: float | None) -> str:
 
 def note(found: Compared) -> list[str]:
   """How to read the table, and what is not in it."""
-  tests = sorted({row.test for row in found.rows})
+  tests = sorted({row.test for row in found.rows if not row.identical})
   seeds = next((row.seeds for row in found.rows if row.seeds), None)
   over = (
     f'seeds ({seeds["n"]} runs of each) and test problems together'

@@ -22,7 +22,8 @@ from prm_jax.jobs.saved_runs import Run, load, measure
 
 def run(command: Command) -> None:
   """Compares the runs `a` with the runs `b` and writes `output`, a .json file, and
-  beside it the table (.md) and the rows (.samples.jsonl.gz).
+  beside it the table (.md) and, where both said something about single solutions, what
+  (.samples.jsonl.gz).
 
   Raises:
     UserError: nothing to compare, runs on different rows, or an unreadable run.
@@ -167,12 +168,15 @@ def _write(
   }
   content = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + '\n'
   jsonl.write_bytes(f'{stem}.md', text.encode())
-  written = jsonl.write_json_lines(
-    f'{stem}.samples.jsonl.gz', _sample_lines(held, len(names[0]))
-  )
+  samples = list(_sample_lines(held, len(names[0])))
+  if samples:
+    jsonl.write_json_lines(f'{stem}.samples.jsonl.gz', samples)
   jsonl.write_bytes(config.output, content.encode())
   print(text)
-  writer.say(f'{config.output}, {stem}.md, {stem}.samples.jsonl.gz ({written} rows)')
+  writer.say(
+    f'{config.output}, {stem}.md'
+    + (f', {stem}.samples.jsonl.gz ({len(samples)} rows)' if samples else '')
+  )
 
 
 def _sample_lines(held: Sequence[Run], n_a: int) -> Iterator[dict[str, Any]]:
