@@ -25,6 +25,12 @@ with a command that does the same and prints its rate as JSON. Both sides' rates
 ratio of their medians, the ratio of each pair, and the same a CPU second (the steadier
 figure on a busy machine).
 
+    python -m prm_jax.main --config=configs/bench.py:serve
+
+asks a server for solutions, with 1, 8 and 64 clients, in turns with the score job on
+the same rows: solutions of 256 to 512 bytes, 4 of a question, and random weights of
+2 layers of width 512, unless `bench_model` and `input` name others.
+
 On an accelerator, random weights of a known shape and solutions that are made up:
 
     python -m prm_jax.main --config=configs/bench.py:train,qwen2.5-1.5b \\
@@ -52,6 +58,10 @@ def get_config(argument: str = 'decode'):
   c.job = 'bench'
   c.bench = mode
   c.text.max_length = 1024
+  if mode == 'search_cache':
+    c.bench_repeats = 9
+    c.model.d_model, c.model.d_ff, c.model.n_layers = 128, 512, 4
+    c.model.head_dim = 32
   c.sampling.max_tokens = 32 if mode == 'prefix_sharing' else 64
   if mode in ('sample', 'mc'):
     c.text.max_length = 4096
@@ -68,6 +78,11 @@ def get_config(argument: str = 'decode'):
   c.optimizer.warmup_steps = 0
   c.optimizer.b2 = 0.999
   c.optimizer.weight_decay = 0.0
+  if mode == 'serve':
+    m = c.model
+    m.n_layers, m.d_model, m.n_heads, m.n_kv_heads = 2, 512, 8, 8
+    m.head_dim, m.d_ff = 64, 2048
+    c.bench_pairs = 3
   if shape:
     _random_weights(c, SHAPES[shape])
   return c

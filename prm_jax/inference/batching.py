@@ -3,7 +3,7 @@
 A row's score depends on the row alone (`Scorer` promises it, bit by bit), so rows of
 any requests may share a batch, and what comes back is what `Scorer.score` gives. What
 is left to choose is the order: batches have a fixed size, filler included, so a round
-takes the rows that fill batches, and the others wait for company, twice at most.
+takes the rows that fill batches, and the others wait for company, four times at most.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prm_jax.formats.step_format import Encoded
 from prm_jax.inference.scorer import Scorer, Shape
 
 ROUND = 256  # rows of a round at most: for no more of them a newcomer waits
-PATIENCE = 2  # rounds that a row without company is left out of
+PATIENCE = 4  # rounds that a row without company is left out of
 LINGER = 0.002  # seconds without an arrival that end the wait for company
 
 

@@ -20,10 +20,12 @@ MODES = {
   'prefix_sharing': 'bench_engine.sampled',
   'imports': 'bench.imports',
   'load': 'bench_load.measured',
+  'search_cache': 'bench_search.cached',
   'score': 'bench_peer.paired',
   'train': 'bench_peer.paired',
   'sample': 'bench_peer.paired',
   'mc': 'bench_peer.paired',
+  'serve': 'bench_serve.measured',
 }
 REPEATS = 9
 

@@ -39,7 +39,7 @@ from prm_jax.specs import HeadSpec, PolicySpec, ScorerSpec, StepFormat, TextForm
 from prm_jax.training import optimizer, state, step
 
 # Rows that a mode takes where bench_rows is 0: those of the peer scripts.
-ROWS = {'score': 128, 'train': 256, 'sample': 8, 'mc': 4}
+ROWS = {'score': 128, 'train': 256, 'sample': 8, 'mc': 4, 'serve': 256}
 FREE = ('compute_dtype', 'remat', 'query_block')  # keys of config.model
 LABEL, VERDICTS = 'bench', ('regraded', 'source')
 
@@ -65,7 +65,7 @@ class Work:
 
 def score(config: ConfigDict) -> Work:
   """Every step of every solution; tokens are those of the solutions, unpadded."""
-  spec, params, words = _scorer(config)
+  spec, params, words = parts(config)
   scorer = Scorer(spec, params, words)
   rows = [r for r in scorer.encode(solutions(config)) if isinstance(r, Encoded)]
   lengths = np.array([len(r.tokens) for r in rows])
@@ -84,7 +84,7 @@ def score(config: ConfigDict) -> Work:
 
 def train(config: ConfigDict) -> Work:
   """`bench_steps` train steps; tokens are those of the solutions, unpadded."""
-  spec, params, words = _scorer(config)
+  spec, params, words = parts(config)
   cache = token_cache.build(
     [_labelled(t) for t in solutions(config)], spec.step_format, words, LABEL
   )
@@ -276,7 +276,8 @@ class WideBytes(ByteTokenizer):
     return super().decode(i % 128 for i in ids)
 
 
-def _scorer(config: ConfigDict) -> tuple[ScorerSpec, Any, Tokenizer]:
+def parts(config: ConfigDict) -> tuple[ScorerSpec, Any, Tokenizer]:
+  """Spec, parameters and tokenizer of a scorer: `bench_model`, or random weights."""
   if config.bench_model:
     from prm_jax.interop import public
 
