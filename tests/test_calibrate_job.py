@@ -115,3 +115,26 @@ def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
   assert 'rows to fit on' in told(data__evaluate='')
   assert 'needs --config.scorer' in told(scorer='')
   assert 'share 24 problems' in told(data__evaluate='again=world:validation')
+
+
+@pytest.mark.slow
+def test_trained_quantiles_cover_the_true_value(tmp_path):
+  # V is known exactly here; 600 unseen problems, one solution each.
+  size = {
+    'train.steps': 800, 'world.n_validation': 600, 'world.n_heldout': 600,
+    'model.n_layers': 1, 'model.d_model': 32, 'model.d_ff': 64, 'report': False,
+    'evaluate.resamples': 200, 'data.pools': '',
+  }  # fmt: skip
+  trained, work = tmp_path / 'quantile', tmp_path / 'work'
+  config = str(ROOT / 'configs' / 'quantile.py')
+  only = {'data__validation': '', 'data__evaluate': ''}
+  assert run(arguments(trained, config, tiny=size, **only)) == 0
+  heldout = {'data__evaluate': 'heldout=world:heldout', 'data__truth': 'value'}
+  assert run(arguments(work, CONFIG, tiny=size, scorer=trained, **heldout)) == 0
+  found = results(work)['metrics']
+  raw, wide = (
+    found[f'heldout/calibration/coverage@{at}'] for at in ('raw', 'margin:validation')
+  )
+  assert raw['value'] > 0.5
+  assert wide['low'] - 0.02 < 0.8 < wide['high'] + 0.02
+  assert found['heldout/calibration/brier_skill@platt:validation']['low'] > 0
