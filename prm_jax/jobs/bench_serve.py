@@ -108,6 +108,7 @@ def _served(port: int, rows: Sequence[Trajectory], n: int) -> tuple[float, Score
 @contextlib.contextmanager
 def _serving(config: ConfigDict, scorer: Scorer) -> Iterator[int]:
   """The port of a server in another thread."""
+  config.serve.name = NAME
   running = serve.make(config, scorer, {'source': NAME})
   with contextlib.closing(serve.bind('127.0.0.1', 0)) as listening:
     thread = threading.Thread(target=running.run, args=(listening,))
