@@ -193,7 +193,11 @@ def _table(
       '|Metric|n|with|n|without|with - without|',
       '|---|--:|---|--:|---|--:|',
     ]
-    lines += [_line(path, m) for path, m in metrics.items() if m['value'] is not None]
+    known = {path: m for path, m in metrics.items() if m['value'] is not None}
+    touched = {p: m for p, m in known.items() if m['n'] != m['without']['n']}
+    lines += [_line(path, m) for path, m in touched.items()]
+    if len(touched) < len(known):
+      lines += ['', f'{len(known) - len(touched)} metrics lose no row.']
     lines += [
       '',
       'The two are measured on different rows: their difference is no paired one, and '
