@@ -11,29 +11,41 @@ import os
 
 from prm_jax import jsonl
 from prm_jax.evaluation.report.data import (
+  DISAGREEMENTS,
   FAILURE_KINDS,
   LineChart,
+  Reading,
   Reliability,
   ReportData,
   Row,
   Sample,
   Table,
+  Tree,
+  TreeNode,
+  disagreement_kind,
   failure_kind,
   predicted_first_error,
+  reading,
   sample,
 )
 from prm_jax.evaluation.report.page import render
 
 __all__ = [
+  'DISAGREEMENTS',
   'FAILURE_KINDS',
   'LineChart',
+  'Reading',
   'Reliability',
   'ReportData',
   'Row',
   'Sample',
   'Table',
+  'Tree',
+  'TreeNode',
+  'disagreement_kind',
   'failure_kind',
   'predicted_first_error',
+  'reading',
   'render',
   'sample',
   'write',

@@ -29,6 +29,18 @@ FAILURE_KINDS = {
 }
 """Kind of a prediction -> its name on the page (`failure_kind`)."""
 
+DISAGREEMENTS = {
+  'only_a': 'only A right',
+  'only_b': 'only B right',
+  'both_right': 'both right',
+  'same_wrong': 'both wrong, same step',
+  'both_wrong': 'both wrong, not the same',
+  'differ': 'they differ, no truth',
+  'same': 'they agree, no truth',
+  'undecided': 'undecided',
+}
+"""How two predictions of one solution relate -> its name (`disagreement_kind`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -103,6 +115,17 @@ class Reliability:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reading:
+  """What one scorer says of a solution; the attributes are those of `Sample`."""
+
+  scorer: str
+  scores: Sequence[float | None]
+  predicted_first_error: int | None = None
+  threshold: float | None = None
+  kind: str = 'probability'
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
   """One solution with its scores and the truth about it. P is its steps.
 
@@ -119,6 +142,10 @@ class Sample:
     verdict: whether the answer is right; None not judged.
     kind: of the scores: 'probability', 'logit', 'log_ratio'; sets the colours.
     generator: who wrote the solution.
+    benchmark: that the set belongs to, '' if none.
+    scorer: whose scores they are; needed beside a rival.
+    rival: the same steps read by another scorer, to compare with; on the page the
+      first is A and the rival B.
   """
 
   id: str
@@ -135,11 +162,70 @@ class Sample:
   verdict: bool | None = None
   kind: str = 'probability'
   generator: str = ''
+  benchmark: str = ''
+  scorer: str = ''
+  rival: Reading | None = None
 
   @property
   def failure(self) -> str:
     """Key of `FAILURE_KINDS`."""
     return failure_kind(self.gold_first_error, self.predicted_first_error)
+
+  @property
+  def disagreement(self) -> str:
+    """Key of `DISAGREEMENTS`, '' without a rival."""
+    if self.rival is None:
+      return ''
+    a, b = self.predicted_first_error, self.rival.predicted_first_error
+    return disagreement_kind(self.gold_first_error, a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeNode:
+  """A node of a search tree.
+
+  Attributes:
+    parent: index of its parent, which stands before it; -1 for the root, node 0.
+    steps: that it adds to its parent's; () for the root.
+    value: at the end of its steps, None if unknown.
+    note: what is known of it, in a few words.
+    right: whether the solution that ends here is right; None not judged, or no end.
+  """
+
+  parent: int
+  steps: Sequence[str] = ()
+  value: float | None = None
+  note: str = ''
+  right: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+  """The tree of one problem: of a search, or of a label algorithm.
+
+  Attributes:
+    id: unique; the address of the tree in the page (`#tree=id`).
+    question: text.
+    nodes: at least the root; parents stand before their children.
+    chosen: index of the node that ends the chosen solution, None if none was.
+    algorithm: that grew it.
+    split: the set it belongs to.
+    kind: of the values, as in `Sample`.
+    answer, gold_answer, verdict: of the chosen solution, as in `Sample`.
+    facts: name -> value of what else is known.
+  """
+
+  id: str
+  question: str
+  nodes: Sequence[TreeNode]
+  chosen: int | None = None
+  algorithm: str = ''
+  split: str = ''
+  kind: str = 'probability'
+  answer: str | None = None
+  gold_answer: str | None = None
+  verdict: bool | None = None
+  facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +247,8 @@ class ReportData:
     tables, learning_curves, reliability, best_of_n: see their classes.
     counters: name -> how many rows were skipped, truncated, unjudged, ...
     warnings: sentences a reader must not miss.
-    samples: solutions to look at.
+    samples: solutions to look at; those with a rival all have the same two scorers.
+    trees: search trees to look at.
     truth: what the labels of `samples` are, in a few words.
     provenance: git revision, versions, device, wall time.
     embedded_world: the data come from the embedded world; the page then says what
@@ -184,6 +271,7 @@ class ReportData:
   counters: Mapping[str, int] = dataclasses.field(default_factory=dict)
   warnings: Sequence[str] = ()
   samples: Sequence[Sample] = ()
+  trees: Sequence[Tree] = ()
   truth: str = ''
   provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
   embedded_world: bool = False
@@ -213,6 +301,28 @@ def failure_kind(gold: int | None, predicted: int | None) -> str:
   return 'early' if predicted < gold else 'late'
 
 
+def disagreement_kind(gold: int | None, a: int | None, b: int | None) -> str:
+  """How two predicted first errors relate, and which of them is right.
+
+  Args:
+    gold: 0-based index of the first wrong step, -1 none, None unknown.
+    a, b: the same of two models, None undecided.
+
+  Returns:
+    A key of `DISAGREEMENTS`.
+
+  >>> disagreement_kind(2, 2, -1), disagreement_kind(-1, 0, 3)
+  ('only_a', 'both_wrong')
+  """
+  if a is None or b is None:
+    return 'undecided'
+  if gold is None:
+    return 'same' if a == b else 'differ'
+  if a == b:
+    return 'both_right' if a == gold else 'same_wrong'
+  return 'only_a' if a == gold else 'only_b' if b == gold else 'both_wrong'
+
+
 def predicted_first_error(
   scores: Sequence[float | None], threshold: float
 ) -> int | None:
@@ -234,6 +344,9 @@ def sample(
   label: str,
   threshold: float | None,
   checker: str = 'exact',
+  rival: str = '',
+  rival_threshold: float | None = None,
+  benchmark: str = '',
 ) -> Sample:
   """A `Sample` from a record that carries scores.
 
@@ -245,11 +358,14 @@ def sample(
     label: key of `labels` and `first_error`: the truth judged against.
     threshold: a score above it counts as correct; None predicts nothing.
     checker: key of `trajectory.verdicts`.
+    rival: key of `trajectory.scores` to compare with, '' for none.
+    rival_threshold: of the rival.
+    benchmark: that `split` belongs to.
 
   Raises:
     KeyError: there are no scores of that name.
   """
-  scored = trajectory.scores[scorer]
+  one = reading(trajectory, scorer, threshold)
   labels = trajectory.labels.get(label)
   verdict = trajectory.verdicts.get(checker)
   return Sample(
@@ -257,16 +373,28 @@ def sample(
     split=split,
     question=trajectory.question,
     steps=trajectory.steps,
-    scores=scored.values,
+    scores=one.scores,
     truth=labels.values if labels else (),
     gold_first_error=trajectory.first_error.get(label),
-    predicted_first_error=(
-      None if threshold is None else predicted_first_error(scored.values, threshold)
-    ),
+    predicted_first_error=one.predicted_first_error,
     threshold=threshold,
     answer=trajectory.answer,
     gold_answer=trajectory.gold_answer,
     verdict=verdict.value if verdict else None,
-    kind=scored.kind,
+    kind=one.kind,
     generator=trajectory.generator,
+    benchmark=benchmark,
+    scorer=scorer,
+    rival=reading(trajectory, rival, rival_threshold) if rival else None,
   )
+
+
+def reading(trajectory: Trajectory, scorer: str, threshold: float | None) -> Reading:
+  """What `scorer` says of a solution, with a threshold (None predicts nothing).
+
+  Raises:
+    KeyError: there are no scores of that name.
+  """
+  scored = trajectory.scores[scorer]
+  first = None if threshold is None else predicted_first_error(scored.values, threshold)
+  return Reading(scorer, scored.values, first, threshold, scored.kind)

@@ -18,6 +18,7 @@ HOW_TO_READ = (
   'is read from the paired difference. Where candidates or answers tie, a number is '
   'the expectation under a uniformly random choice among them.'
 )
+SCRIPTS = ('marks.js', 'browse.js', 'solution.js', 'tree.js')
 EMBEDDED_WORLD = (
   'These solutions come from the embedded arithmetic world. Gaps between methods seen '
   'here are properties of that world: it ranks methods and finds bugs, and it does not '
@@ -26,9 +27,12 @@ EMBEDDED_WORLD = (
 
 
 def render(data: ReportData) -> Html:
-  """The whole page. Equal data give equal text."""
-  style, script = _asset('style.css'), _asset('viewer.js')
-  sections = [s for s in _sections(data) if s[2]]
+  """The whole page. Equal data give equal text.
+
+  Without a title there is no header: what a notebook shows inside its own page.
+  """
+  style, script = _asset('style.css'), _script()
+  sections, whole = [s for s in _sections(data) if s[2]], bool(data.title)
   links = [tag('a', short, href=f'#{anchor}') for anchor, short, _ in sections]
   policy = (
     f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -42,16 +46,21 @@ def render(data: ReportData) -> Html:
     tag('meta', name='color-scheme', content='light dark'),
     tag('meta', name='referrer', content='no-referrer'),
     tag('link', rel='icon', href='data:,'),
-    tag('title', data.title),
+    tag('title', data.title or 'solutions'),
     tag('style', style),
   )
   body = tag(
     'body',
-    tag('a', 'Skip to the results', href='#main', class_='skip'),
-    _header(data),
-    tag('nav', *links, class_='contents', aria_label='sections') if links else None,
+    tag('a', 'Skip to the results', href='#main', class_='skip') if whole else None,
+    _header(data) if whole else None,
+    tag('nav', *links, class_='contents', aria_label='sections')
+    if links and whole
+    else None,
     tag('main', *(content for *_, content in sections), id='main'),
-    tag('script', script) if data.samples else None,
+    (solutions.embedded(data.samples, data.trees), tag('script', script))
+    if data.samples or data.trees
+    else None,
+    class_=None if whole else 'inline',
   )
   return Html('<!DOCTYPE html>\n' + tag('html', head, body, lang='en') + '\n')
 
@@ -63,6 +72,7 @@ def _sections(data: ReportData) -> list[tuple[str, str, Html | None]]:
     ('tables', 'Tables', _tables(data)),
     ('curves', 'Curves', _curves(data)),
     ('solutions', 'Solutions', _solutions(data)),
+    ('trees', 'Trees', _trees(data)),
     ('metrics', 'All metrics', tables.all_metrics(data)),
     ('counters', 'Counters', _counters(data)),
     ('provenance', 'Provenance', _provenance(data)),
@@ -197,6 +207,12 @@ def _solutions(data: ReportData) -> Html | None:
   )
 
 
+def _trees(data: ReportData) -> Html | None:
+  if not data.trees:
+    return None
+  return tag('section', tag('h2', 'Trees', id='trees'), solutions.tree_view(data.trees))
+
+
 def _counters(data: ReportData) -> Html | None:
   if not data.counters:
     return None
@@ -254,6 +270,12 @@ def _provenance(data: ReportData) -> Html | None:
 
 def _asset(name: str) -> Html:
   return Html(resources.files(__package__).joinpath(name).read_text('utf-8'))
+
+
+def _script() -> Html:
+  """The parts of the script as one: what they declare is theirs alone."""
+  parts = ''.join(_asset(name) for name in SCRIPTS)
+  return Html(f"'use strict';\n{{\n{parts}}}\n")
 
 
 def _hash(content: str) -> str:
