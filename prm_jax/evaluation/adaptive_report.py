@@ -96,7 +96,8 @@ def measure(
     put = lambda what, at, value, chooser=chooser: out.put(
       metric_path(name, FAMILY, what, at, chooser), value, pool.verdict
     )
-    by_stable = [found[rule.name] for rule in every if rule.family == STABLE]
+    # At a level of .75 or less one vote is stable enough.
+    by_stable = [fixed[0], *(found[r.name] for r in every if r.family == STABLE)]
     for rule in every:
       put('gain', rule.name, adaptive.gain(found[rule.name], fixed, sample)[0])
       in_characters = adaptive.outcome(written, stops[rule.name])
@@ -105,7 +106,7 @@ def measure(
         rule.name,
         adaptive.gain(in_characters, fixed_written, sample)[0],
       )
-      if rule.family != STABLE and len(by_stable) > 1:
+      if rule.family != STABLE:
         over = adaptive.gain(found[rule.name], by_stable, sample)[0]
         put('gain_over_stable', rule.name, over)
       _put_outcome(put, rule.name, found[rule.name], sample)

@@ -25,6 +25,7 @@ from prm_jax.evaluation import (
   report,
 )
 from prm_jax.evaluation.adaptive_report import Rule
+from prm_jax.evaluation.on_pools import vote_weight
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData
 from prm_jax.evaluation.result import Collector, EvaluationResult
@@ -179,14 +180,16 @@ def _adaptive(
         scorer.reading(QUANTILES[0]), rows, config.scorer_name, quiet=True
       )
       first = read_scores(pool.steps, low, config.scorer_name).values[at]
-    chances = whole_map.apply(scores.reduced(pool.steps, reduction))
+    reduced = scores.reduced(pool.steps, reduction)
+    chances = whole_map.apply(reduced)
     rules = []
     for confidence in section.confidence:
       for family, p in (('first_step', first), ('first_solution', chances)):
         needed = [effort.samples_needed(x, confidence) for x in p.tolist()]
         rules.append(Rule(family, confidence, needed=np.array(needed)))
       rules.append(Rule('sequence', confidence, chances=chances))
-    choosers = {'majority': np.ones(len(chances)), 'weighted': chances}
+    weights = vote_weight(reduction, reduced, scores.kind)[1]
+    choosers = {'majority': np.ones(len(chances)), 'weighted': weights}
     adaptive_report.measure(
       out, pool, choosers, rules, section.stable, section.orders, options
     )
