@@ -274,6 +274,8 @@ def get_config() -> ConfigDict:
   c.export_family = ''  # export: model_type; '' the first family that has this model
   c.export_positions = 0  # export: longest text in tokens; 0 the format's max_length
   c.rows = '0:3'  # inspect: START:STOP
+  c.view_scores = ''  # view: NAME[@THRESHOLD] of one scorer or of two, with a comma; ''
+  #   takes those that the rows have. A label set may stand for a scorer
   c.vocab_size = 512  # tokenizer
 
   # Sampling from a policy: rollout, label.

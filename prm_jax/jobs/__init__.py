@@ -30,6 +30,7 @@ JOBS = {
   'inspect': 'print token | step | label of chosen rows',
   'convert': 'import a public format, or export to one',
   'export': 'write a model as a Hugging Face checkpoint',
+  'view': 'show solutions of scored files and runs, and trees, as a page',
   'tokenizer': 'train a small BPE tokenizer on a file',
   'study': 'run a list of overrides and tabulate the results',
 }

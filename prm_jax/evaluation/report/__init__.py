@@ -29,6 +29,13 @@ from prm_jax.evaluation.report.data import (
   sample,
 )
 from prm_jax.evaluation.report.page import render
+from prm_jax.evaluation.report.samples import (
+  of_evaluation,
+  of_records,
+  saved,
+  side_by_side,
+)
+from prm_jax.evaluation.report.widget import Widget, widget
 
 __all__ = [
   'DISAGREEMENTS',
@@ -42,12 +49,18 @@ __all__ = [
   'Table',
   'Tree',
   'TreeNode',
+  'Widget',
   'disagreement_kind',
   'failure_kind',
+  'of_evaluation',
+  'of_records',
   'predicted_first_error',
   'reading',
   'render',
   'sample',
+  'saved',
+  'side_by_side',
+  'widget',
   'write',
 ]
 

@@ -1,0 +1,115 @@
+"""View: any scored file, evaluated run, label tree or search, as a page to look at."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from prm_jax import writer
+from prm_jax.errors import UserError
+from prm_jax.evaluation import benchmarks, report
+from prm_jax.evaluation.report import ReportData, Sample, Tree
+from prm_jax.jobs import assemble, saved_runs, view_trees
+from prm_jax.jobs.configuration import Command
+from prm_jax.jobs.measure import VALIDATION
+
+
+def run(command: Command) -> None:
+  """Writes `output`, a page with the solutions or trees of `input`, or of the runs `a`
+  and `b`.
+
+  Raises:
+    UserError: nothing to show, or a file that is not of a known kind.
+  """
+  config = command.config
+  if bool(config.input) == bool(config.a) or not config.output.endswith('.html'):
+    raise UserError(
+      'view needs --config.input=FILE[:FORMAT] (or a workdir of label or search), or '
+      '--config.a=RUN and perhaps --config.b=RUN, and --config.output=FILE.html.'
+    )
+  counters: Counter[str] = Counter()
+  samples: list[Sample] = []
+  grown: list[Tree] = []
+  if config.a:
+    samples = _of_runs(config, counters)
+  elif view_trees.are_there(config.input):
+    grown = view_trees.of_run(config.input, config.data.limit)
+    counters['trees'] = len(grown)
+  else:
+    samples = _of_files(config, counters)
+  if not samples and not grown:
+    raise UserError(
+      f'{config.input or config.a}: there is no solution to show; {dict(counters)}.'
+    )
+  counters['solutions'] = len(samples)
+  data = ReportData(
+    title=config.input or ' and '.join(filter(None, (config.a, config.b))),
+    job='view',
+    command=command.line,
+    samples=samples,
+    trees=grown,
+    truth=config.data.truth,
+    counters=counters,
+  )
+  report.write(config.output, data)
+  size = os.path.getsize(config.output) / 1e6
+  told = ', '.join(f'{n} {k.replace("_", " ")}' for k, n in counters.items() if n)
+  writer.say(f'{config.output}: {told}, {size:.1f} MB')
+
+
+def _of_files(config: ConfigDict, counters: Counter[str]) -> list[Sample]:
+  named = [n for n in map(str.strip, config.view_scores.split(',')) if n]
+  mixture = assemble.load(config, config.input)
+  several = len(mixture.names) > 1
+  out = []
+  for i, name in enumerate(mixture.names):
+    rows = mixture.of(i)
+    made, dropped = report.of_records(
+      rows,
+      scorers=named,
+      truth=config.data.truth,
+      split=name if several else '',
+      checker=config.data.checker,
+    )
+    out += made
+    counters['rows_without_these_scores'] += dropped
+  return out
+
+
+def _of_runs(config: ConfigDict, counters: Counter[str]) -> list[Sample]:
+  names = [config.a, *([config.b] if config.b else [])]
+  read = [_of_run(config, name) for name in names]
+  if len(read) == 1:
+    return read[0]
+  out, counted = report.side_by_side(*read)
+  counters.update(counted)
+  return out
+
+
+def _of_run(config: ConfigDict, name: str) -> list[Sample]:
+  """Solutions of an evaluated run with the thresholds that it used."""
+  r = saved_runs.load(name)
+  out = []
+  for split, rows in r.rows.items():
+    if split == VALIDATION:
+      continue
+    head, dot, rest = split.partition('.')
+    is_benchmark = head in benchmarks.BENCHMARKS
+    for t in rows[: config.data.limit or None]:
+      judged = r.said.get((split, t.id))
+      if judged is not None:
+        one = report.of_evaluation(
+          t, judged, split=rest if is_benchmark and dot else split,
+          benchmark=head if is_benchmark else '', scorer=name,
+          checker=str(r.config.get('data.checker', '')),
+        )  # fmt: skip
+        out.append(one)
+  if not out:
+    raise UserError(
+      f'{Path(name) / "samples"}: it holds no solution that was judged; name the '
+      'workdir of a run that has evaluated.'
+    )
+  return out
