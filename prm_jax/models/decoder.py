@@ -168,8 +168,14 @@ def _scan(spec, stacked, x, positions, segments, constrain):
 
 
 def embed(spec: ModelSpec, table: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Token ids [B, T] -> [B, T, D] in the compute dtype; NaN for an unknown id."""
-  x = jnp.take(table, tokens, axis=0, mode='fill').astype(spec.compute_dtype)
+  """Token ids [B, T] -> [B, T, D] in the compute dtype; NaN for an unknown id.
+
+  Floating tokens [B, T, D] stand for rows of the table, or mixtures of them.
+  """
+  if jnp.issubdtype(tokens.dtype, jnp.floating):
+    x = tokens.astype(spec.compute_dtype)
+  else:
+    x = jnp.take(table, tokens, axis=0, mode='fill').astype(spec.compute_dtype)
   return x * jnp.asarray(spec.embed_scale, x.dtype) if spec.embed_scale else x
 
 
@@ -187,8 +193,8 @@ def forward(
   Args:
     spec: the model.
     params: weights of the decoder (`weights.decoder`).
-    tokens: int32 [B, T]. Attention is causal, so padding after the text needs no
-      mask: it changes nothing before it.
+    tokens: int32 [B, T], or what `embed` takes in their place. Attention is causal, so
+      padding after the text needs no mask: it changes nothing before it.
     step_positions: int32 [B, P] where the states are wanted; None for all.
     segments: int32 [B, T] in rows that hold several texts one after the other: a
       token sees those of its own segment only, and positions start anew with it.
