@@ -48,6 +48,7 @@ from prm_jax.search import effort
 
 QUANTILES = ('quantile_low', 'quantile_high')
 OUTCOME = 'outcome'
+WEIGHTED = 'weighted'
 
 
 def run(command: Command, work: files.Workdir, started: float) -> None:
@@ -189,7 +190,7 @@ def _adaptive(
         rules.append(Rule(family, confidence, needed=np.array(needed)))
       rules.append(Rule('sequence', confidence, chances=chances))
     weights = vote_weight(reduction, reduced, scores.kind)[1]
-    choosers = {'majority': np.ones(len(chances)), 'weighted': weights}
+    choosers = {'majority': np.ones(len(chances)), WEIGHTED: weights}
     adaptive_report.measure(
       out, pool, choosers, rules, section.stable, section.orders, options
     )
@@ -298,7 +299,8 @@ def _headline(found: EvaluationResult, stored: CalibrationMap) -> list[str]:
   paths = [f'{s}/{n}@{at}' for s in splits for n in names]
   covered = (calibration_report.RAW, f'margin:{stored.fitted_on}')
   paths += [f'{s}/calibration/coverage@{c}' for s in splits for c in covered]
-  wanted = [p for p in found.metrics if f'/{adaptive_report.FAMILY}/gain@' in p]
+  gains = f'/{adaptive_report.FAMILY}/gain@'
+  wanted = [p for p in found.metrics if gains in p and p.endswith(f'[{WEIGHTED}]')]
   return [p for p in (*paths, *wanted) if p in found.metrics]
 
 
