@@ -31,6 +31,13 @@ asks a server for solutions, with 1, 8 and 64 clients, in turns with the score j
 the same rows: solutions of 256 to 512 bytes, 4 of a question, and random weights of
 2 layers of width 512, unless `bench_model` and `input` name others.
 
+    python -m prm_jax.main --config=configs/bench.py:search_cache
+
+scores a beam search of 20 steps and 16 beams (a byte is a token, random weights of 4
+layers of width 128) with caches and by reading the prefixes again, in turns. On two
+busy CPU cores, medians of 9: .14 [.09, .18] of the wall time, .14 [.13, .15] of the CPU
+time, .095 of the tokens, the same scores within 2e-7. Four minutes there.
+
 On an accelerator, random weights of a known shape and solutions that are made up:
 
     python -m prm_jax.main --config=configs/bench.py:train,qwen2.5-1.5b \\

@@ -19,6 +19,7 @@ is scored anew with every step; `IncrementalScorer.extends` says so.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ from prm_jax.inference.buckets import bucket
 from prm_jax.inference.row_caches import Block, Own, RowCaches, Text
 from prm_jax.inference.scorer import Scorer
 from prm_jax.models import decoding, heads
+from prm_jax.models.decoding import Caches
+from prm_jax.models.weights import Params
 from prm_jax.records import ScoreSet, Trajectory
 from prm_jax.specs import ScorerSpec
 from prm_jax.step_values import VALUES
@@ -139,7 +142,6 @@ class IncrementalScorer:
     self._spec, self._format, self._tokenizer = spec, spec.step_format, tokenizer
     self._max_rows = max_rows
     self._caches = RowCaches(spec.model)
-    self._forward = jax.jit(self._extended, donate_argnums=6)
 
   @classmethod
   def of(cls, scorer: Scorer, **options: Any) -> IncrementalScorer:
@@ -308,7 +310,8 @@ class IncrementalScorer:
       tokens[place, : len(x.tokens)] = x.tokens
       at[place, : len(x.positions)] = x.positions
     shape = (grid.groups, grid.members, -1)
-    values, own = self._forward(
+    values, own = _extended(
+      self._spec,
       self._params,
       tokens.reshape(shape),
       grid.spread([x.start for x in new]),
@@ -338,16 +341,6 @@ class IncrementalScorer:
       )
     return made, found
 
-  def _extended(self, params: Any, tokens, start, shared_length, at, shared, own):
-    """float32 [U * C, P] step values, and the own keys with the tokens added."""
-    spec = self._spec
-    hidden, own = decoding.extend(
-      spec.model, params, tokens, shared_length + start, shared, shared_length, own, at
-    )
-    hidden = hidden.reshape(-1, *hidden.shape[2:])
-    outputs = heads.read(spec.model, spec.head, params, hidden)
-    return VALUES[spec.step_value](outputs.astype(np.float32)), own
-
   def _anew(
     self, state: Beams, steps: Sequence[Sequence[str]]
   ) -> tuple[Beams, list[np.ndarray]]:
@@ -361,6 +354,33 @@ class IncrementalScorer:
     self.counters['tokens_read'] += sum(read)
     fresh = [v[len(v) - len(added) :] for v, added in zip(values, steps)]
     return Beams(tuple(rows), tuple(read)), fresh
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=7)
+def _extended(
+  spec: ScorerSpec,
+  params: Params,
+  tokens: jax.Array,
+  start: jax.Array,
+  shared_length: jax.Array,
+  at: jax.Array,
+  shared: Caches,
+  own: Caches,
+) -> tuple[jax.Array, Caches]:
+  """Step values float32 [U * C, P], and the own keys with the tokens added.
+
+  Args:
+    tokens: int32 [U, C, T].
+    start, shared_length: int32 [U, C], own keys and keys of the text that are there.
+    at: int32 [U, C, P], where the steps are read.
+    shared, own: as for `decoding.extend`.
+  """
+  hidden, own = decoding.extend(
+    spec.model, params, tokens, shared_length + start, shared, shared_length, own, at
+  )
+  hidden = hidden.reshape(-1, *hidden.shape[2:])
+  outputs = heads.read(spec.model, spec.head, params, hidden)
+  return VALUES[spec.step_value](outputs.astype(np.float32)), own
 
 
 def score_whole(

@@ -129,9 +129,6 @@ class RowCaches:
 
   def __init__(self, spec: ModelSpec):
     self._spec = spec
-    self._prefill = jax.jit(
-      functools.partial(decoding.prefill_apart, spec), static_argnums=2
-    )
     self._stacked: tuple[list[Text], Caches] | None = None
 
   def read(self, params: Params, texts: Sequence[np.ndarray]) -> list[Text]:
@@ -147,7 +144,7 @@ class RowCaches:
         tokens = np.zeros((bucket(len(part), 1, 1), t), np.int32)
         for row, i in enumerate(part):
           tokens[row, : len(texts[i])] = texts[i]
-        read = self._prefill(params, tokens, bucket(t, MIN_KEYS, 1))
+        read = _prefill(self._spec, params, tokens, bucket(t, MIN_KEYS, 1))
         for i, keys in zip(part, read, strict=False):
           out[i] = Text(len(texts[i]), keys)
     return out
@@ -234,6 +231,9 @@ def n_bytes(texts: Iterable[Text | None], rows: Iterable[Own]) -> int:
   arrays = [t.keys for t in read.values()]
   arrays += [x for b in blocks.values() for layer in b.layers for x in layer]
   return sum(x.nbytes for x in arrays)
+
+
+_prefill = jax.jit(decoding.prefill_apart, static_argnums=(0, 3))
 
 
 def _padded(keys: jax.Array, places: int) -> jax.Array:

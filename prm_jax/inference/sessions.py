@@ -17,9 +17,10 @@ also depends, by about 1e-6 of a logit, on the other rows of a call.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ from prm_jax.inference.sampling import Filters, Values, row_key
 from prm_jax.inference.stops import Stops, whole_characters
 from prm_jax.models import decoding
 from prm_jax.models.decoding import Caches
+from prm_jax.models.weights import Params
+from prm_jax.specs import ModelSpec
 
 MAX_ROWS = 64
 STEPS = 32  # tokens of a row between two looks of the host; own keys grow so fast
@@ -145,7 +148,6 @@ class Sessions:
     self._engine, self._max_rows = engine, max_rows
     self._context = engine.text_format.max_length
     self._caches = RowCaches(engine.model)
-    self._feed = jax.jit(self._fed, donate_argnums=5)
 
   def start(self, questions: Sequence[str]) -> Beams:
     """One row a question, without steps; equal questions are read once.
@@ -262,7 +264,8 @@ class Sessions:
       for place, row in zip(grid.places, some):
         tokens[place, : len(row.pending) - 1] = row.pending[:-1]
       block = Block(
-        self._feed(
+        _fed(
+          self._engine.model,
           self._engine.params,
           tokens.reshape(grid.groups, grid.members, t),
           grid.spread([row.n_own for row in some]),
@@ -280,14 +283,6 @@ class Sessions:
         )
     self.counters['tokens_read'] += sum(read)
     return out, read
-
-  def _fed(self, params: Any, tokens, start, shared_length, shared, own):
-    """Own keys [U, C, K, S, H] with these tokens [U, C, T] added."""
-    _, own = decoding.extend(
-      self._engine.model, params, tokens, shared_length + start, shared,
-      shared_length, own, tokens[..., :1] * 0,
-    )  # fmt: skip
-    return own
 
   def _gathered(self, rows: Sequence[Row], grid: Grid, n_new: int) -> Caches:
     room = max(row.n_own for row in rows) + n_new
@@ -440,6 +435,24 @@ class Sessions:
       spelled = stops.text(before, tokens[:k])
     rest = text[len(spelled) :]
     return k, tuple(self._engine.tokenizer.encode(rest)) if rest else ()
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=6)
+def _fed(
+  spec: ModelSpec,
+  params: Params,
+  tokens: jax.Array,
+  start: jax.Array,
+  shared_length: jax.Array,
+  shared: Caches,
+  own: Caches,
+) -> Caches:
+  """Own keys with these tokens, int32 [U, C, T], added behind `start` others."""
+  _, own = decoding.extend(
+    spec, params, tokens, shared_length + start, shared, shared_length, own,
+    jnp.zeros_like(tokens[..., :1]),
+  )  # fmt: skip
+  return own
 
 
 def _text(row: Row) -> Text:

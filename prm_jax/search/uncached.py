@@ -16,6 +16,7 @@ from prm_jax.formats import splitting
 from prm_jax.inference.incremental import score_whole
 from prm_jax.inference.requests import Completion, Engine, Refusal, Request, Sampling
 from prm_jax.inference.scorer import Scorer
+from prm_jax.inference.stops import whole_characters
 
 Count = Callable[[str, Sequence[str], str], int]
 
@@ -139,19 +140,10 @@ class EngineSessions(_Texts):
     return _rows(rows), texts
 
   def _whole_characters(self, c: Completion) -> Completion:
-    """Without a half character or half a separator at the end of an open step.
-
-    What is left out is drawn again with what follows it: read as text, half a
-    separator would hide the whole one.
-    """
+    """Without a half character or half a separator at the end of an open step."""
     if c.finish_reason != 'length':
       return c
-    text = c.text.rstrip('\ufffd')
-    for size in range(len(self.separator) - 1, 0, -1):
-      if text.endswith(self.separator[:size]):
-        text = text[:-size]
-        break
-    return dataclasses.replace(c, text=text)
+    return dataclasses.replace(c, text=whole_characters(c.text, self.separator))
 
   def _after(self, row: Row, c: Completion) -> Row:
     text = row.begun + c.text
