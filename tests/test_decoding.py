@@ -114,6 +114,26 @@ def test_blocks_that_a_member_has_not_reached_change_no_bit():
   assert not jnp.allclose(near[0, 1], far[0, 1])
 
 
+def test_room_for_shared_keys_that_no_member_reads_changes_no_bit():
+  spec = spec_of(n_kv_heads=2)
+  key = jax.random.key(0)
+  normal = lambda *shape: jax.random.normal(key, shape)
+  q, own = normal(1, 2, 4, 1, 8), (normal(1, 2, 2, 32, 8),) * 2
+  texts = normal(1, 2, 192, 8)
+
+  @jax.jit
+  def read(keys, length):
+    at = length[..., None] + jnp.array([[[5], [9]]])
+    return attention.forked(spec, q, at, (keys, keys), length, own)
+
+  near, far = jnp.array([[61, 0]], jnp.int32), jnp.array([[61, 190]], jnp.int32)
+  alone = read(texts[:, :, :64], near)
+  assert (read(texts, near) == alone).all()
+  assert (read(texts, far)[0, 0] == alone[0, 0]).all()
+  whole = read(texts[:, :, :191], far)  # no multiple of a block: read at once
+  np.testing.assert_allclose(read(texts, far), whole, atol=1e-6)
+
+
 def test_stacked_weights_are_the_same_layers():
   spec = spec_of(n_layers=3, scan_layers=True)
   params = lm.init(spec, jax.random.key(0))

@@ -98,6 +98,24 @@ def test_company_order_and_waves_change_nothing():
   assert one_by_one == alone
 
 
+def test_texts_of_all_lengths_run_together_and_notice_nothing():
+  """Alone each has room of its own size, 64 or 256 keys; together that of all."""
+  spec, params, tokenizer = engine_cases.policy(Letters(), max_length=256)
+  engine = JaxEngine(spec, params, tokenizer, slots=8, group=4)
+  requests = [
+    Request(f'r{n}/{k}', '1' * (n - 9), ('1+1', 'ab'), k, 4)
+    for n in (12, 150) for k in (0, 2)
+  ]  # fmt: skip
+  sampling = Sampling(max_tokens=8)
+  together = engine.complete(requests, sampling)
+  assert engine.counters['compilations'] == 3  # two sizes read, one loop
+  alone = [engine.complete([r], sampling)[0] for r in requests]
+  assert bits(together) == bits(alone)
+  naive = Naive(spec, params, tokenizer)
+  for i in (0, 3):
+    assert same(together[i], naive.complete(requests[i], sampling))
+
+
 def test_samples_go_on_where_they_ended():
   sampling = Sampling(max_tokens=8)
   at_once = ENGINE.complete([Request('r', '1+1', n=6)], sampling)[0]

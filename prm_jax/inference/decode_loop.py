@@ -113,17 +113,27 @@ def rewound(slots: Slots) -> Slots:
   return slots._replace(next_share=jnp.zeros_like(slots.next_share))
 
 
-@functools.partial(jax.jit, static_argnames='spec', donate_argnames='held')
-def read_texts(
-  spec: ModelSpec, params: Params, tokens: jax.Array, at: jax.Array, held: Caches
-) -> Caches:
-  """Prefills texts int32 [W', T] into places `at` and after of `held` [W, K, T, H]."""
-  new = decoding.prefill(spec, params, tokens)
-  return jax.tree.map(
-    lambda cache, part: jax.lax.dynamic_update_slice_in_dim(cache, part, at, 0),
-    held,
-    new,
-  )
+@functools.partial(jax.jit, static_argnames='spec')
+def read_texts(spec: ModelSpec, params: Params, tokens: jax.Array) -> Caches:
+  """Prefills texts int32 [W', T]; keys and values [W', K, T, H] for each layer."""
+  return decoding.prefill(spec, params, tokens)
+
+
+@functools.partial(jax.jit, donate_argnames='held')
+def put_texts(new: Caches, places: jax.Array, n: jax.Array, held: Caches) -> Caches:
+  """The first `n` of texts that were read, in `places` (int32 [W']) of `held`
+  [W, K, S, H], S at least T."""
+
+  def put(i, held):
+    return jax.tree.map(
+      lambda cache, part: jax.lax.dynamic_update_slice(
+        cache, jax.lax.dynamic_slice_in_dim(part, i, 1, 0), (places[i], 0, 0, 0)
+      ),
+      held,
+      new,
+    )
+
+  return jax.lax.fori_loop(0, n, put, held)
 
 
 def _take_rows(queue: Queue, slots: Slots) -> Slots:

@@ -29,7 +29,7 @@ from prm_jax.models import weights
 from prm_jax.models.decoding import Caches
 from prm_jax.specs import PolicySpec
 
-PREFILL_TOKENS = 1024  # of one prefill
+PREFILL_TOKENS = 256  # of one prefill, padding and places that stay empty included
 TEXT_BYTES = 2**26  # of the keys and values that a wave's texts may take, about
 ROWS_PER_SLOT = 16
 STEPS = 256  # lines of the log: the loop returns to the host at least so often
@@ -184,13 +184,11 @@ class JaxEngine:
     )
 
   def _max_texts(self, shape: Shape) -> int:
-    """W: texts whose keys are held at a time; a multiple of one prefill's."""
+    """W: texts whose keys are held at a time."""
     m = self.model
     position = 2 * m.n_layers * m.n_kv_heads * m.head_dim
     size = position * shape.text * np.dtype(jax.numpy.dtype(m.compute_dtype)).itemsize
-    wanted = min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self.slots)
-    once = _texts_at_once(shape)
-    return max(wanted // once, 1) * once
+    return min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self.slots)
 
   def _of_shape(self, shape: Shape) -> tuple[Caches, Slots]:
     """Buffers of a shape, kept from wave to wave. They are donated: put them back."""
@@ -204,15 +202,20 @@ class JaxEngine:
     """Prefills the texts of a wave; keys and values [W, K, S, H] for each layer."""
     shape = wave.shape
     caches, slots = self._of_shape(shape)
-    once = _texts_at_once(shape)
-    self._program('read', shape.text)
-    for start in range(0, len(wave.texts), once):
-      tokens = np.zeros((once, shape.text), np.int32)
-      for i, text in enumerate(wave.texts[start : start + once]):
-        tokens[i, : len(text)] = text
-      caches = decode_loop.read_texts(
-        self.model, self.params, tokens, np.int32(start), caches
-      )
+    for size in sorted(set(wave.sizes)):
+      self._program('read', size)
+      # As many at a time whatever there is, so that company changes nothing.
+      once = max(1, PREFILL_TOKENS // size)
+      same = [i for i, other in enumerate(wave.sizes) if other == size]
+      for start in range(0, len(same), once):
+        some = same[start : start + once]
+        places = np.zeros(once, np.int32)
+        places[: len(some)] = some
+        tokens = np.zeros((once, size), np.int32)
+        for row, i in zip(tokens, some):
+          row[: len(wave.texts[i])] = wave.texts[i]
+        new = decode_loop.read_texts(self.model, self.params, tokens)
+        caches = decode_loop.put_texts(new, places, np.int32(len(some)), caches)
     self._held[shape] = caches, slots
     self.counters['prefill_tokens'] += wave.shared_tokens
     self.counters['prefill_tokens_without_sharing'] += wave.unshared_tokens
@@ -310,10 +313,6 @@ class JaxEngine:
       self.counters['overrun_tokens'] += stop - start - end.n_tokens
       start = stop
     self.counters['completions'] += wave.n_rows
-
-
-def _texts_at_once(shape: Shape) -> int:
-  return max(1, PREFILL_TOKENS // shape.text)
 
 
 def by_row(logs: Sequence[Log]) -> Log:

@@ -1,14 +1,16 @@
 """Planning: which completions run together, in which fixed shapes. NumPy only.
 
 A wave is what one run of the decode loop works off: some texts, each read once, and
-for each text the completions of its prefixes. A prompt's shape depends on that prompt
-alone (length of its solution, completions asked for, max_tokens), never on its company,
-so that its results do not either.
+for each text the completions of its prefixes. What a prompt's results could notice
+depends on that prompt alone, never on its company: the size its text is read in, the
+members of a group, the room for own keys. The room for texts is that of the longest in
+the wave; attention reads it in blocks, and those behind a prefix change no bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +18,8 @@ import numpy as np
 
 from prm_jax.inference.buckets import bucket
 
-MIN_TEXT = 16
+MIN_READ = 16
+MIN_TEXT = 64  # a block of `attention.forked`
 OWN_MULTIPLE = 32
 SHARES_PER_GROUP = 4
 
@@ -66,6 +69,7 @@ class Wave:
   Attributes:
     shape: on the device.
     texts: int32 arrays, each cut behind the longest prefix asked for.
+    sizes: tokens that each text is padded to when it is read.
     share_text: [I], index of the text that a share's rows belong to.
     offsets: [I + 1]; rows offsets[i] to offsets[i + 1] are share i.
     request: [R], index of the request.
@@ -77,6 +81,7 @@ class Wave:
 
   shape: Shape
   texts: list[np.ndarray]
+  sizes: list[int]
   share_text: np.ndarray
   offsets: np.ndarray
   request: np.ndarray
@@ -104,7 +109,7 @@ class Wave:
 def shape_of(
   prompt: Prompt, text_length: int, *, slots: int, group: int, own: int
 ) -> Shape:
-  """The shape that a prompt runs in.
+  """The shape that a prompt runs in, if its text is the longest of its wave.
 
   Many completions of one prefix share a group. Of a prompt that asks for a few only,
   the other members of a group would idle: it runs in groups of one.
@@ -118,8 +123,6 @@ def shape_of(
   """
   members = group if 2 * prompt.n >= group else 1
   own = -(-own // OWN_MULTIPLE) * OWN_MULTIPLE
-  # Doubling sizes: a wave of few prompts leaves slots idle, which costs more than the
-  # longer keys.
   return Shape(slots // members, members, bucket(text_length, MIN_TEXT, 1), own)
 
 
@@ -143,24 +146,31 @@ def plan(
     max_texts: texts of a wave at most, for a shape.
 
   Yields:
-    Waves, shapes in ascending order, texts in the order of their first prompt.
+    Waves, groups of one first, shorter texts before longer ones.
   """
-  shapes: dict[Shape, dict[int, list[Prompt]]] = {}
+  shape = functools.partial(shape_of, slots=slots, group=group, own=own)
+
+  def wave(held):
+    longest, rows = held[-1]
+    return _wave(shape(rows[0][0], len(texts[longest])), texts, held)
+
+  classes: dict[int, dict[int, list[Prompt]]] = {}
   for p in prompts:
-    shape = shape_of(p, len(texts[p.text]), slots=slots, group=group, own=own)
-    shapes.setdefault(shape, {}).setdefault(p.text, []).append(p)
-  for shape, by_text in sorted(shapes.items()):
+    members = shape(p, 1).members
+    classes.setdefault(members, {}).setdefault(p.text, []).append(p)
+  for _, by_text in sorted(classes.items()):
     held: list[tuple[int, list[tuple[Prompt, int]]]] = []
     room = max_rows
-    for text, members in by_text.items():
-      rows = [(p, p.first_sample + i) for p in members for i in range(p.n)]
+    for text in sorted(by_text, key=lambda text: len(texts[text])):
+      rows = [(p, p.first_sample + i) for p in by_text[text] for i in range(p.n)]
+      largest = shape(rows[0][0], len(texts[text]))
       while rows:
-        if not room or len(held) == max_texts(shape):
-          yield _wave(shape, texts, held)
+        if held and (not room or len(held) >= max_texts(largest)):
+          yield wave(held)
           held, room = [], max_rows
         held.append((text, rows[:room]))
         room, rows = room - len(held[-1][1]), rows[room:]
-    yield _wave(shape, texts, held)
+    yield wave(held)
 
 
 def _wave(
@@ -180,6 +190,7 @@ def _wave(
   return Wave(
     shape,
     [texts[text][: max(p.length for p, _ in members)] for text, members in held],
+    [bucket(len(texts[text]), MIN_READ) for text, _ in held],
     ints(share_text),
     ints(np.cumsum([0, *sizes])),
     ints([p.request for p, _ in rows]),

@@ -24,6 +24,7 @@ _NOWHERE = 2**30  # position of a key that no query sees
 
 KeysValues = tuple[jax.Array, jax.Array]
 OWN_BLOCK = 32  # own keys that `forked` reads at a time
+SHARED_BLOCK = 64  # shared keys that it reads at a time
 
 
 class Before(NamedTuple):
@@ -308,15 +309,16 @@ def forked(
 
   Member c of group u continues the first `shared_length[u, c]` tokens of the group's
   text; its own key i stands at position shared_length[u, c] + i. The shared keys are
-  read once for all members. Of the own keys only the blocks that some member has
-  reached are read; the blocks beyond change no bit, so that a member's result does not
-  depend on how far the others are.
+  read once for all members. Of the shared and of the own keys only the blocks that
+  some member has reached are read; the blocks beyond change no bit, so that a member's
+  result does not depend on how far the others are, nor on the room that there is.
 
   Args:
     spec: gives scale and soft cap of the scores.
     q: [U, C, N, T, H], T >= 1 queries each.
     q_positions: int32 [U, C, T]; keys after a query are hidden from it.
-    shared: keys and values, each [U, K, S, H], of positions 0 to S - 1.
+    shared: keys and values, each [U, K, S, H], of positions 0 to S - 1. Where S is no
+      multiple of `SHARED_BLOCK` they are one block.
     shared_length: int32 [U, C].
     own: keys and values, each [U, C, K, S, H], the queries' own included. S is a
       multiple of `OWN_BLOCK` or smaller.
@@ -331,13 +333,22 @@ def forked(
   grouped = q.reshape(u, c, n_kv, g * t, h)
   # Shared keys: the members of a group side by side, as queries of one text.
   beside = grouped.transpose(0, 2, 1, 3, 4).reshape(u, n_kv, c * g * t, h)
-  places = jnp.arange(s, dtype=jnp.int32)[None, None, None]
-  seen = _near(q_positions[..., None] - places, window)
-  seen &= places < shared_length[:, :, None, None]
-  seen = jnp.broadcast_to(seen[:, None, :, None], (u, n_kv, c, g, t, s))
-  part = _partial(
-    _scores(spec, beside, shared[0]), seen.reshape(u, n_kv, c * g * t, s), shared[1]
-  )
+  width = s if s % SHARED_BLOCK else SHARED_BLOCK
+
+  def read_shared(i):
+    k, v = (jax.lax.dynamic_slice_in_dim(x, i * width, width, 2) for x in shared)
+    places = i * width + jnp.arange(width, dtype=jnp.int32)[None, None, None]
+    seen = _near(q_positions[..., None] - places, window)
+    seen &= places < shared_length[:, :, None, None]
+    seen = jnp.broadcast_to(seen[:, None, :, None], (u, n_kv, c, g, t, width))
+    seen = seen.reshape(u, n_kv, c * g * t, width)
+    return _partial(_scores(spec, beside, k), seen, v)
+
+  part = read_shared(0)
+  if width < s:
+    reached = -(-jnp.max(shared_length) // width)
+    more = lambda i, part: _join(part, read_shared(i))
+    part = jax.lax.fori_loop(1, reached, more, part)
   apart = lambda x: jnp.moveaxis(x.reshape(u, n_kv, c, g * t, *x.shape[3:]), 2, 1)
   part = jax.tree.map(apart, part)
 
