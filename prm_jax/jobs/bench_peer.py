@@ -212,10 +212,10 @@ class Peer:
     group = figure.rpartition('.')[0]
     inside = lambda name: f'{group}.{name}' if group and '.' not in name else name
     cpu, _, wall = self._cores.partition('/')
-    seconds = _number(said, inside(cpu)), _number(said, inside(wall))
-    if None in seconds:
+    busy, seconds = _number(said, inside(cpu)), _number(said, inside(wall))
+    if busy is None or seconds is None:
       return Turn(rate, float('nan'))
-    return Turn(rate, rate * seconds[1] / seconds[0])  # type: ignore[operator]
+    return Turn(rate, rate * seconds / busy)
 
 
 def last_line(text: str) -> str:
