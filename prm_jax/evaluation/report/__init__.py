@@ -2,7 +2,14 @@
 
 `write(path, ReportData(...))` writes it. The page loads nothing from anywhere, runs
 no script but its own (a content security policy with hashes says so), and equal
-data give equal bytes.
+data give equal bytes. Solutions and trees are listed 25 a page, filtered and searched
+in the browser; `widget` shows the same in a notebook.
+
+5,000 solutions of eight steps of 150 characters with two scorers are a page of 9.5 MB.
+In headless Chromium 156 on 2 busy CPU cores it is there after 0.3 s (0.7 s for 4,894
+solutions of language models); a filter takes 50 ms, another order 30 ms, a search in
+all texts 200 ms; 18 MB of heap, 1,100 elements. `pytest -m slow -k usable
+tests/test_report_browser.py` measures it again.
 """
 
 from __future__ import annotations

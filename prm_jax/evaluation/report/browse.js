@@ -146,7 +146,9 @@ const browse = ({prefix, kind, noun, items, facets: given, always, orders, hayst
     draw();
   }}, 'Open or close this page');
   if (items.length > 1) {
-    filters.append(...controls.map((c) => c.node), el('div', {class: 'tools'},
+    const wide = matchMedia('(min-width: 46rem)').matches;
+    const choose = el('details', {class: 'choose', open: wide}, el('summary', null, 'Filters'), ...controls.map((c) => c.node));
+    filters.append(...(controls.length ? [choose] : []), el('div', {class: 'tools'},
       el('label', null, 'Search in questions, steps, answers and ids', box),
       el('label', null, 'Order', order), unfold));
   } else filters.remove();

@@ -35,8 +35,8 @@ const paint = (node, t) => {
   node.style.setProperty('--part', `${Math.round(25 + 75 * Math.abs(t))}%`);
   return node;
 };
-const chip = (scale, score) => {
-  const node = el('span', {class: 'chip'}, show(score));
+const chip = (scale, score, whose) => {
+  const node = el('span', {class: 'chip'}, whose ? el('span', {class: 'heard'}, whose) : null, show(score));
   return has(score) ? paint(node, lean(scale, score)) : node;
 };
 

@@ -44,7 +44,7 @@ const stepRow = (s, text, k) => {
   if (two && s.rival.predicted === k) classes.push('isrival');
   if (text.length <= 14 && !text.includes('\n')) classes.push('short');
   const scores = two
-    ? readingsOf(s).map((r) => chip(r.scale, (r.scores || [])[k]))
+    ? readingsOf(s).map((r, i) => chip(r.scale, (r.scores || [])[k], `${'AB'[i]}: `))
     : [el('span', {class: 'score'}, show(score))];
   const row = el('li', {class: classes.join(' ')},
     el('span', {class: 'index', 'aria-label': `step ${k + 1}`}, String(k + 1)), ...scores,

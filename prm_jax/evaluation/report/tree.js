@@ -15,7 +15,7 @@ const treeView = (tree) => {
   let open = new Set(), room = MOST_ROWS, active = 0, rows = [];
   const first = () => {
     open = new Set();
-    if (tree.chosen !== undefined) {
+    if (has(tree.chosen)) {
       nodes.forEach((node, i) => { if (node.chosen && below[i].length) open.add(i); });
       return;
     }
@@ -45,7 +45,8 @@ const treeView = (tree) => {
     const inner = below[i].length > 0;
     const expanded = open.has(i);
     const siblings = i ? below[node.parent] : [0];
-    const out = el('div', {class: `node${node.chosen ? ' chosen' : ''}`, role: 'treeitem', 'data-node': i,
+    const forked = siblings.length > 1;
+    const out = el('div', {class: `node${node.chosen ? ' chosen' : ''}${forked ? ' head' : ''}`, role: 'treeitem', 'data-node': i,
       tabindex: i === active ? 0 : -1, 'aria-level': level[i], 'aria-posinset': siblings.indexOf(i) + 1,
       'aria-setsize': siblings.length, 'aria-expanded': inner ? String(expanded) : null},
     el('span', {class: 'twist', 'aria-hidden': 'true'}, inner ? (expanded ? '\u25be' : '\u25b8') : '\u00b7'),
@@ -53,11 +54,13 @@ const treeView = (tree) => {
     el('div', {class: 'said'},
       words(i ? (node.steps || []).join('\n') : 'question'),
       el('div', {class: 'about'},
-        node.chosen ? el('b', null, i === tree.chosen ? 'chosen' : 'on the chosen path') : null,
+        node.chosen ? el('b', {class: i === tree.chosen ? null : 'heard'}, i === tree.chosen ? 'chosen' : 'on the chosen path') : null,
         node.right === undefined ? null : el('b', null, node.right ? '\u2713 right answer' : '\u2717 wrong answer'),
         node.note ? el('span', null, node.note) : null,
         inner && !expanded ? el('span', null, `${counted(under[i], 'node', 'nodes')} below`) : null)));
-    out.style.setProperty('--in', String(Math.min(indent[i], 12)));
+    // What goes on from the head of a branch without a fork stands half a move further in.
+    out.style.setProperty('--in', String(Math.min(indent[i], 12) + (forked || !i ? 0 : 0.5)));
+    out.style.setProperty('--lines', String(Math.min(indent[i], 12)));
     return out;
   };
   const draw = (focus = false) => {
@@ -106,7 +109,7 @@ const treeView = (tree) => {
     el('div', {class: 'choices plain'},
       button('Open all', () => nodes.forEach((_, i) => below[i].length && open.add(i))),
       button('Close all', () => open.clear()),
-      button(tree.chosen === undefined ? 'As at first' : 'Chosen path', first)),
+      button(!has(tree.chosen) ? 'As at first' : 'Chosen path', first)),
     box, more);
 };
 
@@ -121,7 +124,8 @@ const treeDetail = (t) => {
 const treeItem = (t) => {
   const tone = {right: '', wrong: ' miss'}[t.verdict] ?? ' unknown';
   const path = t.nodes.filter((n) => n.chosen && n.parent >= 0);
-  const told = {right: 'right', wrong: 'wrong'}[t.verdict] || 'not judged';
+  const told = {right: 'right', wrong: 'wrong'}[t.verdict]
+    || (has(t.chosen) ? 'not judged' : `value ${show(t.nodes[0].value, 2)}`);
   return [el('span', {class: `failure${tone}`}, told),
     el('span', {class: 'ask', dir: 'auto'}, el('small', null, [t.algorithm, t.split].filter(Boolean).map(plain).join(', ')),
       (t.question || '').slice(0, 240)),

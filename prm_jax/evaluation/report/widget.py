@@ -31,7 +31,7 @@ class Widget:
     # In the sandbox the page's script reaches nothing of the notebook around it.
     return tag(
       'iframe',
-      srcdoc=self.page,
+      srcdoc=str(self.page),  # plain text: to be escaped as a whole
       sandbox='allow-scripts',
       title='solutions',
       width='100%',
