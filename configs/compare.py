@@ -16,7 +16,8 @@ A run is a workdir of train or evaluate. With evaluate.replicates=true all its m
 can be compared; without, those of sets with a known first error and of benchmarks,
 which are measured again from the per-sample rows. Best-of-N needs replicates.
 
-What comes out, in FILE.json, FILE.md and FILE.samples.jsonl.gz, for every metric: the
+What comes out: FILE.html, the solutions with both colours (the first run of each side),
+and in FILE.json, FILE.md and FILE.samples.jsonl.gz, for every metric: the
 difference with its paired bootstrap interval by problem; a sign-flip permutation test
 by problem (all signs where up to 14 problems differ, else 20,000 drawn, P never 0);
 McNemar's exact test where every problem has one row that is right or wrong; P values

@@ -206,6 +206,7 @@ def test_the_job_compares_two_runs(runs, tmp_path, capsys):
     rows = [json.loads(line) for line in file]
   assert len(rows) == 120
   assert sum(r['a_match'][0] for r in rows) > sum(r['b_match'][0] for r in rows)
+  assert (tmp_path / 'ab.html').read_text().count('"disagreement":"') == 120
 
 
 def test_runs_without_replicates_are_measured_again_to_the_same_numbers(runs, tmp_path):

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from prm_jax import files, jsonl, writer
 from prm_jax.errors import UserError
-from prm_jax.evaluation import compare, compare_text, same_rows
-from prm_jax.evaluation.report import words
+from prm_jax.evaluation import compare, compare_text, report, same_rows
+from prm_jax.evaluation.report import ReportData, words
+from prm_jax.jobs import view
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.measure import VALIDATION
 from prm_jax.jobs.saved_runs import Run, load, measure
@@ -169,14 +170,27 @@ def _write(
   content = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + '\n'
   jsonl.write_bytes(f'{stem}.md', text.encode())
   samples = list(_sample_lines(held, len(names[0])))
+  written = [config.output, f'{stem}.md']
   if samples:
     jsonl.write_json_lines(f'{stem}.samples.jsonl.gz', samples)
+    written.append(f'{stem}.samples.jsonl.gz ({len(samples)} rows)')
+    if _write_page(command, f'{stem}.html', held[0], held[len(names[0])]):
+      written.append(f'{stem}.html')
   jsonl.write_bytes(config.output, content.encode())
   print(text)
-  writer.say(
-    f'{config.output}, {stem}.md'
-    + (f', {stem}.samples.jsonl.gz ({len(samples)} rows)' if samples else '')
-  )
+  writer.say(', '.join(written))
+
+
+def _write_page(command: Command, path: str, a: Run, b: Run) -> bool:
+  """The first run of each side, solution by solution; False if there is none."""
+  shown, counters = report.side_by_side(view.of_run(a), view.of_run(b))
+  page = ReportData(
+    f'{a.name} and {b.name}', 'compare', command.line, samples=shown, truth=a.truth,
+    counters=counters,
+  )  # fmt: skip
+  if shown:
+    report.write(path, page)
+  return bool(shown)
 
 
 def _sample_lines(held: Sequence[Run], n_a: int) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prm_jax.data import sources
-from prm_jax.evaluation import baselines
+from prm_jax.evaluation import baselines, benchmarks
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData, sample
 from prm_jax.evaluation.result import EvaluationResult
 from prm_jax.jobs.configuration import Command
@@ -139,10 +139,12 @@ def _samples(
   for split, rows in judged.items():
     held = [t for t in shown[split] if t.id in rows and config.scorer_name in t.scores]
     every = max(1, -(-len(held) // max(room, 1)))
+    benchmark, part = set_of(split)
     out += [
       sample(
         t,
-        split=split,
+        split=part,
+        benchmark=benchmark,
         scorer=config.scorer_name,
         label=config.data.truth,
         threshold=rows[t.id]['threshold'],
@@ -151,6 +153,12 @@ def _samples(
       for t in held[::every]
     ]
   return out
+
+
+def set_of(split: str) -> tuple[str, str]:
+  """(benchmark, set) of a split's name; the benchmark is '' where it is none's."""
+  head, _, rest = split.partition('.')
+  return (head, rest or head) if head in benchmarks.BENCHMARKS else ('', split)
 
 
 def headline(found: EvaluationResult) -> list[tuple[str, str]]:

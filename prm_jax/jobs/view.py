@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from prm_jax import writer
 from prm_jax.errors import UserError
-from prm_jax.evaluation import benchmarks, report
+from prm_jax.evaluation import report
 from prm_jax.evaluation.report import ReportData, Sample, Tree
-from prm_jax.jobs import assemble, saved_runs, view_trees
+from prm_jax.jobs import assemble, pages, saved_runs, view_trees
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.measure import VALIDATION
+from prm_jax.jobs.saved_runs import Run
 
 
 def run(command: Command) -> None:
@@ -80,36 +80,33 @@ def _of_files(config: ConfigDict, counters: Counter[str]) -> list[Sample]:
 
 
 def _of_runs(config: ConfigDict, counters: Counter[str]) -> list[Sample]:
-  names = [config.a, *([config.b] if config.b else [])]
-  read = [_of_run(config, name) for name in names]
-  if len(read) == 1:
-    return read[0]
-  out, counted = report.side_by_side(*read)
+  a, *b = [saved_runs.load(n) for n in (config.a, config.b) if n]
+  if not b:
+    return of_run(a, config.data.limit)
+  out, counted = report.side_by_side(*(of_run(r, config.data.limit) for r in (a, *b)))
   counters.update(counted)
   return out
 
 
-def _of_run(config: ConfigDict, name: str) -> list[Sample]:
-  """Solutions of an evaluated run with the thresholds that it used."""
-  r = saved_runs.load(name)
-  out = []
+def of_run(r: Run, limit: int = 0) -> list[Sample]:
+  """Solutions that a run judged, with the thresholds that it used; validation is left
+  out. Of further scorers of a run ('RUN@SCORER') nothing is kept: [].
+
+  Args:
+    r: the run.
+    limit: of solutions of each set, 0 takes all.
+  """
+  out: list[Sample] = []
   for split, rows in r.rows.items():
-    if split == VALIDATION:
+    if split == VALIDATION or r.scorer:
       continue
-    head, dot, rest = split.partition('.')
-    is_benchmark = head in benchmarks.BENCHMARKS
-    for t in rows[: config.data.limit or None]:
+    benchmark, part = pages.set_of(split)
+    for t in rows[: limit or None]:
       judged = r.said.get((split, t.id))
-      if judged is not None:
+      if judged is not None and 'predicted_first_error' in judged:
         one = report.of_evaluation(
-          t, judged, split=rest if is_benchmark and dot else split,
-          benchmark=head if is_benchmark else '', scorer=name,
+          t, judged, split=part, benchmark=benchmark, scorer=r.name,
           checker=str(r.config.get('data.checker', '')),
         )  # fmt: skip
         out.append(one)
-  if not out:
-    raise UserError(
-      f'{Path(name) / "samples"}: it holds no solution that was judged; name the '
-      'workdir of a run that has evaluated.'
-    )
   return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,27 @@ def are_there(path: str) -> bool:
 
 
 def of_run(workdir: str, limit: int = 0) -> list[Tree]:
-  """Trees of the workdir of a label run or of a search, `limit` at most (0: all).
+  """Trees of the workdir of a label run or of a search, of its first `limit` problems
+  (0: of all); a search has one for each method.
 
   Raises:
     UserError: a damaged row, or a search whose candidates are not there.
   """
   folder = Path(workdir)
-  rows = _lines(folder / TREES)
-  first = next(rows, None)
-  if first is None:
+  rows, seen = [], dict[str, None]()
+  for where, row in _lines(folder / TREES):
+    problem = str(row.get('problem_id'))
+    if not limit or problem in seen or len(seen) < limit:
+      seen[problem] = None
+      rows.append((where, row))
+  if not rows:
     raise UserError(
       f'{folder / TREES}: no tree was kept; label with an algorithm that grows trees, '
       'or search with search.tree=true.'
     )
-  kept = list(itertools.islice(itertools.chain([first], rows), limit or None))
-  if 'nodes' in first[1]:
-    return [of_labels(trees.from_dict(row, where)) for where, row in kept]
-  return list(_of_search(folder, kept))
+  if 'nodes' in rows[0][1]:
+    return [of_labels(trees.from_dict(row, where)) for where, row in rows]
+  return list(_of_search(folder, rows))
 
 
 def of_labels(tree: trees.Tree) -> Tree:
