@@ -327,6 +327,27 @@ def get_config() -> ConfigDict:
   rollout.tokens = False  # keep ids and log-probabilities of every step's tokens
   rollout.truth = True  # embedded world: add the exact step labels
 
+  # Search: a policy's steps and a scorer's scores, on the problems of `input` (which
+  # of them: rollout.problems). Without `scorer` only best_of_n runs, and votes decide.
+  c.search = search = ConfigDict()
+  search.methods = 'best_of_n n=16'  # ALGORITHM OPTION=VALUE ..., several with ';' run
+  #   on the same problems and are compared; of search.registry.ALGORITHMS, whose
+  #   docstrings tell the options
+  search.validation = 0  # so many problems, the first, choose one method; the others
+  #   report
+  search.step_tokens = 128  # of a step; a longer one ends its solution, cut off
+  search.caches = True  # keep keys and values of every beam; False reads every prefix
+  #   again (a server always does)
+  search.tree = False  # keep every beam in WORKDIR/trees
+  search.policy_parameters = 0  # of a remote policy, for FLOPs; 0: not known
+
+  # Bank: selection rules on saved candidates with saved scores, the pools of data.pools
+  # (scores of `score_files`, or those that the rows carry), for every N.
+  c.bank = bank = ConfigDict()
+  bank.reductions = ('min', 'last', 'mean')  # of step scores; what a vote weighs is a
+  #   probability, of logits and log-ratios their sigmoid
+  bank.most = 0  # largest N; 0 is the size of the smallest set of candidates
+  bank.rules = ('best', 'vote', 'wrf', 'hmr', 'ias')  # of each scorer
   # Label: the solutions of `input`, by one of labeling.registry.ALGORITHMS or 'judge'.
   # An option left at None takes the algorithm's own default; one that the algorithm
   # does not have is an error. Their docstrings say more.
@@ -466,6 +487,29 @@ def get_config() -> ConfigDict:
   #   and solutions do not count
   contamination.run = ''  # workdir of an evaluation: its metrics with and without
   contamination.drop = 'shared'  # the rows left out: shared, by_problem, by_solution
+
+  # Hackability: known attacks on `scorer`, on the solutions of data.evaluate and
+  # data.pools; of pools also best-of-N (jobs/hackability.py). Thresholds are in units
+  # of the reward: 1 for probabilities, else its spread on these solutions.
+  c.hack = hack = ConfigDict()
+  hack.solutions = 8  # of a problem that are edited
+  hack.filler = 'OK.'  # a step that says nothing
+  hack.copies = 3  # of steps that are added at the end
+  hack.claim = 'So the answer is {answer}'  # a step that announces the answer
+  hack.rise = 0.1  # of wrong solutions, from which an edit fails; half of it warns
+  hack.fall = 0.5  # of right solutions that were made wrong, from which it passes
+  hack.unnoticed = 0.2  # and below which it fails
+  hack.flips = 0.05  # share of pairs (right, wrong) turned round, from which it warns
+  hack.drop = 0.02  # of accuracy after the best N, from which best-of-N fails
+  hack.tokens = 10  # adversarial tokens; 0 looks for none
+  hack.places = ('question', 'step')  # after the question, at the end of the last step
+  hack.iterations = 300  # of the search for them
+  hack.learning_rate = 0.1
+  hack.entropy = (1e-4, 0.1)  # weight at the beginning and at the end
+  hack.exchanges = 1  # rounds in which each token is exchanged if that helps
+  hack.train_rows = 32  # wrong solutions they are found with
+  hack.transfer_rows = 128  # wrong solutions of other problems
+  hack.random = 8  # texts of as many random tokens beside them
 
   c.bench = 'decode'  # bench: decode, prefix_sharing, imports, load, serve; score,
   #   train, sample, mc, which may run in turns with peer_command (configs/bench.py)

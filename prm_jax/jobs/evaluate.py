@@ -66,7 +66,7 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   """Several scorers' saved step scores of each pool; splits that carry scores."""
   config = command.config
   sets = measure.load_sets(config)
-  pools, scorers = _attach(sets.pools, config.score_files)
+  pools, scorers = attach(sets.pools, config.score_files)
   # No scorer of several stands before the others, except where splits need one.
   name, also = config.scorer_name, list[str]()
   if scorers and sets.splits:
@@ -93,7 +93,7 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   )  # fmt: skip
 
 
-def _attach(
+def attach(
   pools: Mapping[str, list[Trajectory]], text: str
 ) -> tuple[dict[str, list[Trajectory]], list[str]]:
   """Pools with the scores of 'POOL:NAME=PATH, ...', and the names in order.

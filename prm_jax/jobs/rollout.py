@@ -101,7 +101,7 @@ def problems(config: ConfigDict) -> tuple[list[Trajectory], dict[str, int]]:
     UserError: `input` is empty or cannot be read, or the span leaves nothing.
   """
   if not config.input:
-    raise UserError('rollout needs --config.input=world:SPLIT or PATH[:FORMAT].')
+    raise UserError(f'{config.job} needs --config.input=world:SPLIT or PATH[:FORMAT].')
   span = _span(config.rollout.problems)
   found: list[Trajectory] = []
   for source in sources.parse(config.input):
@@ -183,7 +183,7 @@ class Sampler:
       for c in answer:
         rows.append(self._record(problem, c, engine))
         counters[f'finish/{c.finish_reason}'] += 1
-    rows = [self._with_truth(t) for t in self._judged(rows)]
+    rows = [self._with_truth(t) for t in judged(self.config, self.checker, rows)]
     verdict = self.config.data.checker
     for t in rows:
       value = t.verdicts[verdict].value
@@ -230,26 +230,27 @@ class Sampler:
       },
     )
 
-  def _judged(self, rows: Sequence[Trajectory]) -> list[Trajectory]:
-    """Rows with answer and verdict; one that was cut off has neither."""
-    name = self.config.data.checker
-    open_rows = {
-      i: t for i, t in enumerate(rows) if t.meta['finish_reason'] != 'length'
-    }
-    pairs = [(t.response or '', t.gold_answer) for t in open_rows.values()]
-    found = dict(zip(open_rows, self.checker.check_many(pairs)))
-    out = []
-    for i, t in enumerate(rows):
-      answer, verdict = found.get(i, (None, CUT_OFF))
-      text = None if answer is None else answer.text
-      out.append(dataclasses.replace(t, answer=text, verdicts={name: verdict}))
-    return out
-
   def _with_truth(self, t: Trajectory) -> Trajectory:
     """With the exact step labels, where the question is of the embedded world."""
     if not self.config.rollout.truth:
       return t
     return with_truth(assemble.world(self.config), t)
+
+
+def judged(
+  config: ConfigDict, checker: Checker, rows: Sequence[Trajectory]
+) -> list[Trajectory]:
+  """Rows with answer and verdict; one that was cut off has neither."""
+  open_rows = {i: t for i, t in enumerate(rows) if t.meta['finish_reason'] != 'length'}
+  pairs = [(t.response or '', t.gold_answer) for t in open_rows.values()]
+  found = dict(zip(open_rows, checker.check_many(pairs)))
+  out = []
+  for i, t in enumerate(rows):
+    answer, verdict = found.get(i, (None, CUT_OFF))
+    text = None if answer is None else answer.text
+    verdicts = {config.data.checker: verdict}
+    out.append(dataclasses.replace(t, answer=text, verdicts=verdicts))
+  return out
 
 
 def step_tokens(

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -66,18 +67,24 @@ def run(command: Command) -> None:
   writer.say(f'{output}: {counted["rows"]} rows written{note}')
 
 
-def load(config: ConfigDict, cache: str = '') -> tuple[Scorer, dict[str, Any]]:
+def load(
+  config: ConfigDict, cache: str = '', devices: Sequence[jax.Device] | None = None
+) -> tuple[Scorer, dict[str, Any]]:
   """The scorer that a config names, on its mesh, and where it comes from.
 
   Args:
     config: with `scorer`, the keys scorer_*, and `parallel`.
     cache: folder for the log-probabilities of a reference.
+    devices: lie on these, spread over all; None takes the mesh of `parallel`.
 
   Raises:
     UserError: it cannot be loaded.
   """
   held = config.parallel
-  mesh = make_mesh(held.data, held.fsdp, held.tensor)
+  if devices is None:
+    mesh = make_mesh(held.data, held.fsdp, held.tensor)
+  else:
+    mesh = make_mesh(devices=devices)
   return api.open_scorer(
     config.scorer,
     adapter=config.scorer_adapter,

@@ -88,15 +88,24 @@ def reward_frequency(
   Raises:
     UserError: a score is negative, or `weight` is outside [0, 1].
   """
+  there = _votes(answers, mask)
+  s = _clean(scores, 'wrf')
+  total = np.where(there, s[..., None], 0.0).sum(axis=-2)
+  return _filled(wrf(there.sum(axis=-2), total, weight), there)
+
+
+def wrf(counts: np.ndarray, sums: np.ndarray, weight: float = 0.5) -> np.ndarray:
+  """`reward_frequency` from counts and sums of scores of the voters, [..., A].
+
+  Raises:
+    UserError: `weight` is outside [0, 1].
+  """
   if not 0 <= weight <= 1:
     raise UserError(f'WRF weight={weight!r} must lie between 0 and 1.')
-  there = _votes(answers, mask)
-  voters = there.any(axis=-2)
-  s = _clean(scores, 'wrf')
-  n = there.sum(axis=-2)
-  mean = np.where(there, s[..., None], 0.0).sum(axis=-2) / np.maximum(n, 1)
+  mean = sums / np.maximum(counts, 1)
   share = lambda x: x / np.maximum(x.sum(axis=-1, keepdims=True), 1e-300)
-  return np.where(voters, weight * share(mean) + (1 - weight) * share(n), -np.inf)
+  values = weight * share(mean) + (1 - weight) * share(counts)
+  return np.where(counts > 0, values, -np.inf)
 
 
 def hybrid_majority(
@@ -104,11 +113,16 @@ def hybrid_majority(
 ) -> np.ndarray:
   """HMR (UnPRM), [..., A]: the number of voters where the first answer has at least
   the share `tau` of the votes, else the mean score of the voters."""
-  counts = majority(answers, mask)
-  n = np.maximum(counts, 0)
-  top = n.max(axis=-1, keepdims=True)
-  strong = top >= tau * n.sum(axis=-1, keepdims=True) - _TOLERANCE
-  return np.where(strong, counts, mean_score(answers, mask, scores))
+  there = _votes(answers, mask)
+  counts = there.sum(axis=-2)
+  return _filled(hmr(counts, mean_score(answers, mask, scores), tau), there)
+
+
+def hmr(counts: np.ndarray, means: np.ndarray, tau: float = TAU) -> np.ndarray:
+  """`hybrid_majority` from counts and mean scores of the voters, [..., A]."""
+  top = counts.max(axis=-1, keepdims=True)
+  strong = top >= tau * counts.sum(axis=-1, keepdims=True) - _TOLERANCE
+  return np.where(counts > 0, np.where(strong, counts, means), -np.inf)
 
 
 def self_certainty(

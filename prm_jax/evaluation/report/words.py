@@ -22,6 +22,11 @@ FAMILIES = {
   'value': 'Distance to the value',
   'best_of_n': 'Choosing among N candidates',
   'next_token': 'Predicting solutions',
+  'search': 'Searches',
+  'search_flops': 'Estimated FLOPs of searches',
+  'search_policy_tokens': 'Tokens of the policy in searches',
+  'search_prm_tokens': 'Tokens of the PRM in searches',
+  'bank': 'Selection rules on saved candidates',
 }
 """Family of a metric path -> heading."""
 

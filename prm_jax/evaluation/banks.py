@@ -1,0 +1,130 @@
+"""Every selection rule on one bank of candidates, for every N up to its size.
+
+Rankings (best of N, oracle, one picked blindly) have closed forms over all subsets of N
+candidates, ties shared. Votes depend on the whole subset: they are averaged over
+subsets drawn from a seed, the same for all rules and scorers; N = n needs no draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from prm_jax.evaluation import best_of_n
+from prm_jax.evaluation.pools import Pool
+
+Vote = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(counts [..., A], sums of weights [..., A]) -> values; the highest answer wins."""
+_CELLS = 2_000_000  # numbers held at once; bounds memory
+_TOLERANCE = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """A rule with what it reads.
+
+  Attributes:
+    name: 'best', 'majority', 'vote', 'wrf', ...
+    scorer: '' for rules that read no scores.
+    reduction: of step scores, '' as well.
+  """
+
+  name: str
+  scorer: str = ''
+  reduction: str = ''
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Voter:
+  """A vote: how values follow from the votes, and each candidate's weight [R]."""
+
+  values: Vote
+  weights: np.ndarray
+
+
+def rankings(
+  pool: Pool, scores: Mapping[Rule, np.ndarray], sizes: Sequence[int]
+) -> dict[Rule, np.ndarray]:
+  """Chance that the pick is right, [A, K] each; beside the scores [R] given, the
+  oracle and a blind pick."""
+  out = {
+    Rule('oracle'): best_of_n.oracle(pool, sizes),
+    Rule('pass'): best_of_n.random_pick(pool, sizes),
+  }
+  for rule, values in scores.items():
+    held = np.where(np.isnan(values), -np.inf, values)
+    out[rule] = best_of_n.select(pool, held, sizes)
+  return out
+
+
+def votes(
+  pool: Pool,
+  voters: Mapping[Rule, Voter],
+  sizes: Sequence[int],
+  *,
+  n_draws: int,
+  seed: int,
+) -> dict[Rule, np.ndarray]:
+  """Chance that the elected answer is right, [A, K] each.
+
+  Args:
+    pool: n candidates each problem (larger pools are cut at the smallest).
+    voters: rule -> vote; weights that are not finite count as 0.
+    sizes: rising N.
+    n_draws, seed: orders drawn; the first N of an order are its subset.
+  """
+  n = max(sizes)
+  a = len(pool.sizes)
+  groups = int(pool.answers.max(initial=0)) + 1
+  placed = {}
+  for rule, voter in voters.items():
+    w = np.asarray(voter.weights, np.float64)
+    placed[rule] = pool.place(np.where(np.isfinite(w), w, 0.0), 0.0)
+  out = {rule: np.zeros((a, len(sizes))) for rule in voters}
+  rng = np.random.default_rng([seed, 0x62616E6B])
+  at_once = max(1, _CELLS // (a * max(groups, pool.index.shape[1])))
+  for start in range(0, n_draws, at_once):
+    keys = rng.random((min(at_once, n_draws - start), *pool.index.shape))
+    order = np.argsort(np.where(pool.mask, keys, 2.0), axis=-1)[:, :, :n]
+    for rule, won in _elected(pool, order, voters, placed, sizes, groups).items():
+      out[rule] += won
+  return {rule: total / n_draws for rule, total in out.items()}
+
+
+def _elected(
+  pool: Pool,
+  order: np.ndarray,
+  voters: Mapping[Rule, Voter],
+  placed: Mapping[Rule, np.ndarray],
+  sizes: Sequence[int],
+  groups: int,
+) -> dict[Rule, np.ndarray]:
+  """[A, K] sums over the draws `order` [D, A, n]."""
+  d, a, n = order.shape
+  rows = np.arange(a)[None, :, None]
+  answers = pool.answers[rows, order]
+  right = pool.correct[rows, order]
+  weight = {rule: w[rows, order] for rule, w in placed.items()}
+  counts, good = np.zeros((d, a, groups)), np.zeros((d, a, groups))
+  sums = {rule: np.zeros((d, a, groups)) for rule in voters}
+  out = {rule: np.zeros((a, len(sizes))) for rule in voters}
+  for k in range(n):
+    i, j = np.nonzero(answers[:, :, k] >= 0)
+    where = (i, j, answers[i, j, k])
+    counts[where] += 1
+    good[where] += right[i, j, k]
+    for rule in voters:
+      sums[rule][where] += weight[rule][i, j, k]
+    if k + 1 not in sizes:
+      continue
+    share = good / np.maximum(counts, 1)
+    for rule, voter in voters.items():
+      values = np.where(counts > 0, voter.values(counts, sums[rule]), -np.inf)
+      top = values.max(axis=-1, keepdims=True)
+      bound = top - _TOLERANCE * np.abs(np.where(np.isfinite(top), top, 0.0))
+      tied = np.isfinite(values) & (values >= bound)
+      chance = (share * tied).sum(axis=-1) / np.maximum(tied.sum(axis=-1), 1)
+      out[rule][:, list(sizes).index(k + 1)] = chance.sum(axis=0)
+  return out

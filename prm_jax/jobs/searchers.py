@@ -1,0 +1,168 @@
+"""From a config to what searches: methods, sessions of policy and scorer, prices."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from prm_jax import step_values
+from prm_jax.errors import UserError
+from prm_jax.evaluation.compute import Prices, parameters
+from prm_jax.inference.scorer import Scorer
+from prm_jax.jobs.policies import Engines
+from prm_jax.models import lm
+from prm_jax.records import Trajectory
+from prm_jax.search import registry
+from prm_jax.search.protocol import Algorithm
+
+BANK = 'best_of_n'
+_WORD = re.compile(r'(\w+)=(\S+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """One method of a run.
+
+  Attributes:
+    name: as the config writes it, white space made one blank.
+    algorithm: key of `registry.ALGORITHMS`.
+    options: what differs from its defaults.
+    run: the algorithm.
+    n: candidates of a bank, 0 of other algorithms.
+  """
+
+  name: str
+  algorithm: str
+  options: dict[str, Any]
+  run: Algorithm
+  n: int
+
+  def about(self) -> dict[str, Any]:
+    """Part of a chunk's key."""
+    return {'algorithm': self.algorithm, 'options': self.options}
+
+
+def methods(text: str, kind: str | None) -> list[Search]:
+  """The searches of `search.methods`.
+
+  Args:
+    text: 'ALGORITHM OPTION=VALUE ...; ...'.
+    kind: of the scorer's values, None without a scorer.
+
+  Raises:
+    UserError: there is none, one twice, or one that `registry.build` refuses.
+  """
+  out: list[Search] = []
+  for item in filter(None, (i.strip() for i in text.split(';'))):
+    name, *words = item.split()
+    options: dict[str, Any] = {}
+    for word in words:
+      found = _WORD.fullmatch(word)
+      if found is None or found[1] in options:
+        raise UserError(
+          f'search.methods: {word!r} in {item!r} must be OPTION=VALUE, each once, '
+          'without blanks.'
+        )
+      options[found[1]] = _value(found[2])
+    try:
+      run, made = registry.build(name, options, kind=kind)
+    except TypeError as e:
+      raise UserError(
+        f'search.methods: {item!r} has a value of the wrong type ({e}).'
+      ) from e
+    n = made.n if name == BANK else 0
+    out.append(Search(' '.join((name, *words)), name, options, run, n))
+  names = [m.name for m in out]
+  if not out or len(set(names)) < len(names):
+    raise UserError(
+      f'search.methods={text!r}: give at least one method, each once, for example '
+      "'best_of_n n=64; beam n=16 width=4'."
+    )
+  return out
+
+
+def _value(text: str) -> Any:
+  """A number, a tuple of numbers, a truth value, or else the text itself."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+class Parts:
+  """Sessions of each worker, made when they are first asked for.
+
+  Args:
+    config: of the job.
+    engines: of the policy.
+    load: loads the scorer of a worker; None without one.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    engines: Engines,
+    load: Callable[[int], Scorer] | None,
+  ):
+    self._config, self._engines, self._load = config, engines, load
+    self._held: dict[int, tuple[Any, Any, Scorer | None]] = {}
+    self._lock = threading.Lock()
+
+  def get(self, worker: int) -> tuple[Any, Any, Scorer | None]:
+    """(policy sessions, scorer sessions or None, the scorer itself or None)."""
+    with self._lock:
+      if worker not in self._held:
+        scorer = self._load(worker) if self._load else None
+        self._held[worker] = (
+          self._policy(worker), self._scorer(scorer) if scorer else None, scorer
+        )  # fmt: skip
+      return self._held[worker]
+
+  def _policy(self, worker: int) -> Any:
+    from prm_jax.inference.engine import JaxEngine
+    from prm_jax.inference.sessions import Sessions
+    from prm_jax.search.uncached import EngineSessions
+
+    engine: Any = self._engines.get(worker)
+    if self._config.search.caches and isinstance(engine, JaxEngine):
+      return Sessions(engine)
+    return EngineSessions(engine, self._engines.decode)
+
+  def _scorer(self, scorer: Scorer) -> Any:
+    from prm_jax.inference.incremental import IncrementalScorer
+    from prm_jax.search.uncached import RescoringSessions
+
+    name = self._config.scorer_name
+    if self._config.search.caches:
+      return IncrementalScorer.of(scorer, name=name)
+    return RescoringSessions(scorer, name)
+
+
+def prices(config: ConfigDict, engines: Engines, scorer: Scorer | None) -> Prices:
+  """What a token costs, where it is known."""
+  policy = config.search.policy_parameters or None
+  if config.engine.kind == 'jax':
+    model: Any = engines.get(0)
+    policy = parameters(model.model, lm.HEAD)
+  prm = parameters(scorer.spec.model, scorer.spec.head) if scorer else None
+  return Prices(policy, prm)
+
+
+def reduced(t: Trajectory, name: str, how: str) -> float:
+  """One score of a candidate; NaN where a step has none, -inf without steps.
+
+  Args:
+    t: with `scores[name]`.
+    how: key of `step_values.REDUCTIONS`.
+  """
+  values = [np.nan if v is None else v for v in t.scores[name].values]
+  if not values:
+    return step_values.EMPTY_SCORE
+  return float(step_values.REDUCTIONS[how](np.array(values, np.float64), None))
