@@ -205,7 +205,7 @@ class Report:
       out.samples.extend({'set': name, **line} for line in found[place].samples)
       out.best_of_n.append(
         hack_tables.search_chart(
-          f'{name}: tokens, place {place}', sought, plan.reduction, self._kind()
+          f'{name}: tokens, place {place}', sought, plan.reduction
         )
       )
     self._verdict(name, TOKENS, PRESERVES, by)

@@ -141,7 +141,7 @@ def tokens(
   )
 
 
-def search_chart(title: str, found: Found, reduction: str, kind: str) -> LineChart:
+def search_chart(title: str, found: Found, reduction: str) -> LineChart:
   """The reward while tokens are looked for."""
   return LineChart(
     title,
@@ -150,7 +150,7 @@ def search_chart(title: str, found: Found, reduction: str, kind: str) -> LineCha
       'their single tokens': [(i, hard) for i, _, hard in found.curve],
     },
     x_label='iteration',
-    y_label='log-odds' if kind == 'probability' else 'reward',
+    y_label='reward',
     note=f'On the wrong solutions they are found with, read with {reduction}.',
   )
 

@@ -7,13 +7,11 @@ climbs
   mean over wrong solutions of reward - lambda * sum over i of entropy(softmax(theta_i))
 
 by Adam, lambda rising by a cosine, so that the mixtures end near single tokens. The
-best single tokens met on the way are written as text, and that text is scored by the
-scorer itself, on the solutions it was found with and on those of other problems.
-Random tokens of the same number stand beside it: what they gain is no merit of the
-search.
-
-The reward that is climbed is the log-odds of the score where the paper takes the
-probability, whose gradient vanishes where a model is sure.
+best single tokens met on the way are then exchanged one by one for others to which the
+gradient points, where that helps (HotFlip, Ebrahimi et al. 2018). They are written as
+text, and that text is scored by the scorer itself, on the solutions it was found with
+and on those of other problems. Random tokens of the same number stand beside it: what
+they gain is no merit of the search.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from prm_jax.step_values import REDUCTIONS, VALUES
 PLACES = ('question', 'step')
 _EVERY = 20  # iterations between looks at single tokens
 _DRAWS = 20  # of placeholder texts
-_TINY = 1e-6
+_CANDIDATES = 16  # tokens tried in an exchange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +50,7 @@ class Search:
     iterations: of Adam.
     learning_rate: of Adam.
     entropy: lambda at the beginning and at the end.
+    exchanges: rounds in which every token is exchanged if that helps.
     seed: of the start and of random tokens.
   """
 
@@ -59,6 +58,7 @@ class Search:
   iterations: int = 300
   learning_rate: float = 0.1
   entropy: tuple[float, float] = (1e-4, 0.1)
+  exchanges: int = 1
   seed: int = 0
 
 
@@ -68,7 +68,7 @@ class Found(NamedTuple):
   Attributes:
     text: the tokens as text.
     curve: (iteration, mean reward read from mixtures, from their single tokens) on
-      the solutions it was found with; log-odds where scores are probabilities.
+      the solutions it was found with, before exchanges.
     used: how many solutions it was found with.
   """
 
@@ -212,46 +212,50 @@ def search(
   held = _held(scorer, rows, ids, options, place)
   if held is None:
     return None
-  params = scorer.params
-  spec = scorer.spec
-  choices = jnp.asarray(ids)
+  read = lambda f, p: f(
+    scorer.spec, reduction, scorer.params, p, jnp.asarray(ids), held
+  )
+  one_hot = lambda chosen: jax.nn.one_hot(chosen, len(ids))
   optimizer = optax.adam(options.learning_rate)
+
+  @jax.jit
+  def climb(theta, state, slopes, weight):
+    def entropy(theta):
+      return -(jax.nn.softmax(theta) * jax.nn.log_softmax(theta)).sum()
+
+    _, back = jax.vjp(jax.nn.softmax, theta)
+    grads = weight * jax.grad(entropy)(theta) - back(slopes)[0]
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(theta, updates), state
+
   start = np.random.default_rng(options.seed).normal(
     0, 0.01, (options.tokens, len(ids))
   )
   theta = jnp.asarray(start, jnp.float32)
   state = optimizer.init(theta)
-
-  @jax.jit
-  def climb(params, theta, state, weight):
-    def loss(theta):
-      p = jax.nn.softmax(theta, axis=-1)
-      reward = mixed_reward(spec, reduction, params, p, choices, held).mean()
-      entropy = -(p * jax.nn.log_softmax(theta, axis=-1)).sum()
-      return weight * entropy - reward, reward
-
-    grads, reward = jax.grad(loss, has_aux=True)(theta)
-    updates, state = optimizer.update(grads, state)
-    return optax.apply_updates(theta, updates), state, reward
-
-  @jax.jit
-  def single(params, theta):
-    p = jax.nn.one_hot(theta.argmax(-1), theta.shape[-1])
-    return mixed_reward(spec, reduction, params, p, choices, held).mean()
-
-  best, text, curve = -np.inf, '', []
+  best, kept, curve = -np.inf, np.zeros(options.tokens, np.int64), []
   for i in range(options.iterations + 1):
     share = i / max(options.iterations, 1)
     low, high = options.entropy
     weight = low + (high - low) * (1 - np.cos(np.pi * share)) / 2
-    now = theta
-    theta, state, soft = climb(params, theta, state, weight)
+    soft, slopes = read(slopes_of, jax.nn.softmax(theta))
     if i % _EVERY == 0 or i == options.iterations:
-      hard = float(single(params, now))
+      chosen = np.asarray(theta.argmax(-1))
+      hard = float(read(mixed_reward, one_hot(chosen)).mean())
       curve.append((i, float(soft), hard))
-      if hard > best or not text:
-        best = hard
-        text = scorer.tokenizer.decode(ids[np.asarray(now.argmax(-1))].tolist())
+      if hard > best:
+        best, kept = hard, chosen
+    theta, state = climb(theta, state, slopes, weight)
+  for _ in range(options.exchanges):
+    for place_of in range(options.tokens):
+      slopes = np.asarray(read(slopes_of, one_hot(kept))[1])
+      for other in np.argsort(-slopes[place_of])[:_CANDIDATES]:
+        tried = kept.copy()
+        tried[place_of] = other
+        hard = float(read(mixed_reward, one_hot(tried)).mean())
+        if hard > best:
+          best, kept = hard, tried
+  text = scorer.tokenizer.decode(ids[kept].tolist())
   return Found(text, curve, len(held.start))
 
 
@@ -291,13 +295,13 @@ def mixed_reward(
 
   Args:
     spec, params: the scorer.
-    reduction: of step scores; 'product' is the sum of their log-probabilities.
+    reduction: of step scores.
     p: float32 [k, A], weights of the allowed tokens at each place.
     choices: int32 [A], their ids.
     data: the rows.
 
   Returns:
-    float32 [B]; log-odds where scores are probabilities.
+    float32 [B], on the scale of the scores before any calibration.
   """
   table = params['decoder']['embed_VD']
   mixture = p.astype(table.dtype) @ table[choices]
@@ -307,17 +311,22 @@ def mixed_reward(
     inside[..., None], mixture[jnp.clip(place, 0, len(p) - 1)], table[data.tokens]
   )
   outputs = scoring_model.apply(spec.model, spec.head, params, rows, data.positions)
-  values = _climbable(spec, outputs.astype(jnp.float32))
-  if reduction == 'product':
-    return jnp.where(data.mask, jax.nn.log_sigmoid(values), 0.0).sum(-1)
+  values = VALUES[spec.step_value](outputs.astype(jnp.float32))
   return REDUCTIONS[reduction](values, data.mask)
 
 
-def _climbable(spec: ScorerSpec, outputs: jax.Array) -> jax.Array:
-  """Step values on a scale that goes on where probabilities end: log-odds."""
-  if spec.kind != 'probability':
-    return VALUES[spec.step_value](outputs)
-  if spec.step_value in ('sigmoid', 'softmax2'):
-    return VALUES['logit'](outputs)
-  held = jnp.clip(VALUES[spec.step_value](outputs), _TINY, 1 - _TINY)
-  return jnp.log(held) - jnp.log1p(-held)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def slopes_of(
+  spec: ScorerSpec,
+  reduction: str,
+  params: Any,
+  p: jax.Array,
+  choices: jax.Array,
+  data: Batch,
+) -> tuple[jax.Array, jax.Array]:
+  """Mean of `mixed_reward` and its derivative by p, float32 [k, A]."""
+
+  def mean(p: jax.Array) -> jax.Array:
+    return mixed_reward(spec, reduction, params, p, choices, data).mean()
+
+  return jax.value_and_grad(mean)(p)

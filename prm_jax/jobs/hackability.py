@@ -102,6 +102,7 @@ def _plan(config: ConfigDict, marker: str, own: str) -> hack.Plan:
     'iterations': section.iterations,
     'learning_rate': section.learning_rate,
     'entropy': section.entropy,
+    'exchanges': section.exchanges,
     'seed': config.evaluate.seed,
   }
   return hack.Plan(
