@@ -18,12 +18,13 @@ from prm_jax.evaluation import compute, curves, intervals, pools, report
 from prm_jax.evaluation.compute import Line, Method, Prices, Verdict
 from prm_jax.evaluation.intervals import Estimate
 from prm_jax.evaluation.report import LineChart, ReportData, Table
-from prm_jax.jobs import chunks, searchers
+from prm_jax.jobs import chunks, searchers, view_trees
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.searchers import Search
 from prm_jax.search import finals
 
 ALL, VALIDATION, TEST = 'problems', 'validation', 'test'
+TREES_SHOWN = 25  # problems whose trees are in the report
 RULES = {
   'chosen': 'the choice of the algorithm itself',
   'vote': 'a vote of its candidates, weighted by their scores',
@@ -126,6 +127,9 @@ def write(
       best_of_n=charts,
       counters=counted,
       warnings=said,
+      trees=(
+        view_trees.of_run(command.workdir, TREES_SHOWN) if config.search.tree else ()
+      ),
       provenance=provenance,
       embedded_world=any(f'{w}:' in config.input for w in sources.WORLDS),
     )

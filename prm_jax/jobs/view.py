@@ -37,6 +37,11 @@ def run(command: Command) -> None:
     samples = _of_runs(config, counters)
   elif view_trees.are_there(config.input):
     grown = view_trees.of_run(config.input, config.data.limit)
+    if not grown:
+      raise UserError(
+        f'{config.input}: no tree was kept; label with an algorithm that grows trees, '
+        'or search with search.tree=true.'
+      )
     counters['trees'] = len(grown)
   else:
     samples = _of_files(config, counters)

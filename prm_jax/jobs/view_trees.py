@@ -24,7 +24,7 @@ def are_there(path: str) -> bool:
 
 def of_run(workdir: str, limit: int = 0) -> list[Tree]:
   """Trees of the workdir of a label run or of a search, of its first `limit` problems
-  (0: of all); a search has one for each method.
+  (0: of all); a search has one for each method. [] if none was kept.
 
   Raises:
     UserError: a damaged row, or a search whose candidates are not there.
@@ -37,10 +37,7 @@ def of_run(workdir: str, limit: int = 0) -> list[Tree]:
       seen[problem] = None
       rows.append((where, row))
   if not rows:
-    raise UserError(
-      f'{folder / TREES}: no tree was kept; label with an algorithm that grows trees, '
-      'or search with search.tree=true.'
-    )
+    return []
   if 'nodes' in rows[0][1]:
     return [of_labels(trees.from_dict(row, where)) for where, row in rows]
   return list(_of_search(folder, rows))
