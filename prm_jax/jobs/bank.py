@@ -170,7 +170,9 @@ def _write(
     counters |= {f'{name}/{k}': n for k, n in held.pool.counters.items()}
     for rule, line in held.curves.items():
       for n, e in zip(held.sizes, line):
-        lines.append({'pool': name, **dataclasses.asdict(rule), 'n': n, **e.metric()})
+        lines.append(
+          {'pool': name, **dataclasses.asdict(rule), 'best_of': n, **e.metric()}
+        )
         if n & (n - 1) == 0 or n == held.sizes[-1]:
           metrics[f'{name}/bank/{_path(rule)}@{n}{_of(rule)}'] = e.metric()
     n = held.sizes[-1]

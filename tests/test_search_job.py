@@ -1,0 +1,283 @@
+"""Searches and banks through the command line, with a tiny policy and scorer."""
+
+import dataclasses
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_policies
+from test_chunks import Killed
+from tiny_runs import (
+  ROOT,
+  arguments,
+  contents,
+  finish,
+  record,
+  refusal,
+  results,
+  run,
+  start,
+  write_lines,
+)
+from tiny_runs import quick_compilation as quick_compilation
+
+from prm_jax import exports, jsonl, records
+from prm_jax.evaluation import compute
+from prm_jax.jobs import chunks, searchers
+from prm_jax.models import lm
+from prm_jax.models import scorer as scoring_model
+from prm_jax.specs import HeadSpec, ScorerSpec, StepFormat
+
+CONFIG = str(ROOT / 'configs' / 'search.py')
+BANK = str(ROOT / 'configs' / 'bank.py')
+TINY = {
+  'rollout.problems': '0:6',
+  'sampling.max_tokens': 24,
+  'chunk.size': 3,
+  'engine.slots': 8,
+  'engine.group': 4,
+  'parallel.data': 1,
+  'evaluate.resamples': 10,
+  'evaluate.subsets': 4,
+  'search.methods': 'best_of_n n=8; beam n=4 width=2',
+  'search.validation': 2,
+  'search.caches': False,  # the engine's and scorer's own shapes: few compilations
+}
+PROMISED = ('searches', 'candidates', 'chunks', 'trees')
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+  """(policy's workdir, scorer's folder)."""
+  folder = tmp_path_factory.mktemp('models')
+  spec, _, words = tiny_policies.tiny()
+  held = ScorerSpec(
+    dataclasses.replace(spec.model, d_ff=16), HeadSpec(), StepFormat(max_length=96),
+    step_value='sigmoid', kind='probability',
+  )  # fmt: skip
+  weights = scoring_model.init(held.model, held.head, jax.random.key(1))
+  rng = np.random.default_rng(0)
+  noise = lambda w: np.asarray(w + 0.3 * rng.normal(size=w.shape).astype(np.float32))
+  exports.save_scorer(folder / 'scorer', held, jax.tree.map(noise, weights), words)
+  return tiny_policies.export(folder), folder / 'scorer'
+
+
+@pytest.fixture(scope='module')
+def straight(models, tmp_path_factory):
+  work = tmp_path_factory.mktemp('straight')
+  assert run(argv(work, models)) == 0
+  return work
+
+
+def argv(workdir, models, **overrides):
+  policy, scorer = models
+  return arguments(
+    workdir, CONFIG, {**TINY, 'engine.policy': policy, 'scorer': scorer}, **overrides
+  )
+
+
+def rows_of(workdir, what='searches'):
+  files = sorted((workdir / what).glob('*.jsonl.gz'))
+  return [row for f in files for _, row in jsonl.iter_json_lines(f)]
+
+
+def promised(workdir):
+  """What every way of doing the same work must leave, bit for bit."""
+  kept = {k: v for k, v in contents(workdir).items() if k.split('/')[0] in PROMISED}
+  found = results(workdir)
+  return kept, found['metrics'], found['counters'], found['methods']
+
+
+def test_what_a_search_leaves(straight):
+  rows = rows_of(straight)
+  assert [r['method'] for r in rows] == ['best_of_n n=8'] * 6 + ['beam n=4 width=2'] * 6
+  by_id = {t.id: t for t in records.read(str(straight / 'candidates'))}
+  assert len(by_id) == sum(r['candidates'] for r in rows)
+  for r in rows:
+    assert set(r['right']) == {'chosen', 'vote', 'majority'}
+    chosen = by_id[r['chosen']]
+    assert (
+      chosen.answer == r['answer'] and chosen.verdicts['exact'].value == r['verdict']
+    )
+    assert r['right']['chosen'] == float(bool(r['verdict']))
+    assert chosen.generator.startswith('policy@')
+  for t in by_id.values():
+    assert len(t.scores['prm'].values) == t.n_steps
+    cut_off = t.meta['finish_reason'] == 'length'
+    assert not cut_off or (t.answer is None and t.verdicts['exact'].value is None)
+  found = results(straight)
+  assert found['job'] == 'search' and found['counters']['searches'] == 12
+  assert found['counters']['problems_compared'] == 6
+  assert found['provenance']['covers'] == 'all chunks'
+  metrics = found['metrics']
+  names = {v['method'] for v in found['methods']}
+  assert 'beam(n=4,width=2).vote' in names and 'best_of_n(n=8).best' in names
+  assert sum(v['chosen'] for v in found['methods']) == 1
+  for v in found['methods']:
+    assert metrics[f'test/search/{v["method"]}'] == v['right'] and v['right']['n'] == 4
+    assert metrics[f'test/search_flops/{v["method"]}']['value'] > 0
+  assert metrics['test/search/majority@8']['n'] == 4
+  assert 'test/search/oracle@8' in metrics
+  page = (straight / 'report.html').read_text()
+  assert 'Share solved against compute' in page and 'parameters of the policy' in page
+  timing = (straight / 'timing.jsonl').read_text().splitlines()
+  assert all('seconds_a_problem' in json.loads(line) for line in timing)
+
+
+def test_cost_of_one_problem_by_hand(straight, models):
+  """Of whole solutions: the question once and what was written; all of it scored."""
+  spec, _, words = exports.load_policy(models[0] / 'policy')
+  rows = [r for r in rows_of(straight) if r['method'] == 'best_of_n n=8']
+  some = list(records.read(str(straight / 'candidates')))
+  w = spec.model
+  layer = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32
+  assert compute.parameters(w, lm.HEAD) == layer + w.vocab_size * 16
+  prm = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 16
+  for r in rows:
+    mine = [t for t in some if t.problem_id == r['problem_id']][:8]
+    written = sum(t.meta['n_tokens'] for t in mine)
+    assert r['counts']['policy_generated'] == written
+    # Bytes: question and new line are read once for all samples.
+    question = len(words.encode(mine[0].question + '\n'))
+    assert r['counts']['policy_read'] in (question, question - 1)
+    # Question, steps and a marker each, once for every solution.
+    read = sum(
+      len(words.encode(t.question + '\n'))
+      + sum(len(words.encode(s)) + 1 for s in t.steps)
+      for t in mine
+      if t.steps
+    )
+    assert r['counts']['prm_read'] == read
+    assert sum(t.meta['search']['prm_tokens'] for t in mine) == read
+    tokens = written + r['counts']['policy_read']
+    expected = 2 * (layer + w.vocab_size * 16) * tokens + 2 * prm * read
+    assert r['flops'] == expected
+
+
+@pytest.mark.parametrize('call', [1, 4])
+def test_dying_between_chunks(call, straight, models, tmp_path, monkeypatch):
+  write = chunks._Books.write
+  calls = [0]
+
+  def dies(self, number, made):
+    calls[0] += 1
+    if calls[0] == call:
+      raise Killed
+    write(self, number, made)
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(chunks._Books, 'write', dies)
+    run(argv(tmp_path, models))
+  assert not (tmp_path / 'results.json').exists()
+  assert run(argv(tmp_path, models)) == 0
+  assert promised(tmp_path) == promised(straight)
+
+
+def test_shards_are_the_whole(straight, models, tmp_path, capsys):
+  for i in (1, 0):
+    assert run(argv(tmp_path, models, shard=f'{i}/2')) == 0
+  assert promised(tmp_path) == promised(straight)
+  assert run(argv(tmp_path, models)) == 0
+  assert 'complete' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(models, tmp_path):
+  """With caches, in a process that is really killed: the same bytes."""
+  options = {'search__caches': True, 'search__tree': True, 'chunk__size': 1}
+  assert finish(start(argv(tmp_path / 'whole', models, **options)))[0] == 0
+  work = tmp_path / 'killed'
+  process = start(argv(work, models, **options))
+  end = time.monotonic() + 300
+  while len(list((work / 'searches').glob('*.gz'))) < 5:
+    assert process.poll() is None and time.monotonic() < end
+    time.sleep(0.01)
+  process.kill()
+  process.communicate()
+  assert not (work / 'results.json').exists()
+  assert finish(start(argv(work, models, **options)))[0] == 0
+  assert promised(work) == promised(tmp_path / 'whole')
+  assert rows_of(work, 'trees')
+
+
+def test_without_a_scorer_votes_decide(models, tmp_path, capsys):
+  work = tmp_path / 'work'
+  options = {'search__methods': 'best_of_n n=4', 'scorer': ''}
+  assert run(argv(work, models, **options)) == 0
+  assert 'no scorer' in capsys.readouterr().err
+  rows = rows_of(work)
+  assert all(set(r['right']) == {'chosen', 'majority'} for r in rows)
+  assert all(r['counts'].get('prm_read', 0) == 0 for r in rows)
+  assert results(work)['metrics']['test/search/majority@4']['n'] == 4
+
+
+def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
+  """Candidates with scores are a bank; N beyond it is refused in one sentence."""
+  rows = [
+    records.to_dict(t)
+    for t in records.read(str(straight / 'candidates'))
+    if t.meta['search']['algorithm'] == 'best_of_n n=8'
+  ]
+  file = write_lines(tmp_path / 'bank.jsonl', rows)
+  tiny = {
+    'data.pools': f'mine={file}', 'score_files': '', 'data.checker': 'exact',
+    'evaluate.resamples': 10, 'evaluate.subsets': 4, 'evaluate.reduction': 'last',
+  }  # fmt: skip
+  work = tmp_path / 'work'
+  assert run(arguments(work, BANK, tiny)) == 0
+  found = results(work)
+  lines = [json.loads(x) for x in (work / 'curves.jsonl').read_text().splitlines()]
+  names = {r['name'] for r in lines}
+  assert names == {'oracle', 'pass', 'majority', 'best', 'vote', 'wrf', 'hmr', 'ias'}
+  assert {r['best_of'] for r in lines if r['name'] == 'wrf'} == set(range(1, 9))
+  assert 'mine/bank/vote_last-majority@8[prm]' in found['metrics']
+  assert 'recomputed from saved scores' in found['provenance']['how']
+  assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
+  said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)
+  assert 'best of 9 is not defined' in said and 'from 1 to 8' in said
+  bare = write_lines(
+    tmp_path / 'bare.jsonl',
+    [{k: v for k, v in r.items() if k != 'scores'} for r in rows],
+  )
+  argv = arguments(tmp_path / 'bare', BANK, {**tiny, 'data.pools': f'mine={bare}'})
+  assert 'no candidate carries scores' in refusal(argv, capsys)
+
+
+REFUSED = {
+  'unknown algorithm': ({'search__methods': 'bream n=4'}, 'bream'),
+  'unknown option': ({'search__methods': 'beam m=4'}, "no option 'm'"),
+  'no option': ({'search__methods': 'beam n'}, 'OPTION=VALUE'),
+  'a word for a number': ({'search__methods': 'beam n=four'}, 'beam n=four'),
+  'twice': ({'search__methods': 'pats; pats'}, 'each once'),
+  'none': ({'search__methods': ' ; '}, 'at least one'),
+  'validation': ({'search__validation': 6}, 'search.validation=6'),
+  'step tokens': ({'search__step_tokens': 0}, 'search.step_tokens=0'),
+  'stop strings': ({'sampling__stop': '("x",)'}, 'sampling.stop'),
+  'no scorer for beam': ({'scorer': ''}, 'chooses by step scores'),
+  'no problems': ({'input': ''}, 'search needs --config.input'),
+  'reduction': ({'evaluate__reduction': 'best'}, 'best'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_what_is_refused(name, models, tmp_path, capsys):
+  options, word = REFUSED[name]
+  assert word in refusal(argv(tmp_path / 'work', models, **options), capsys)
+
+
+def test_every_problem_refused(models, tmp_path, capsys):
+  rows = [record(i, question='1' * (90 + i)) for i in (0, 1)]
+  file = write_lines(tmp_path / 'long.jsonl', rows)
+  options = {'input': file, 'rollout__problems': '', 'search__validation': 0}
+  said = refusal(argv(tmp_path / 'work', models, **options), capsys)
+  assert 'no problem could be asked (too_long)' in said
+
+
+def test_values_of_options():
+  (made,) = searchers.methods('pats  widths=(1,2,3) high=0.9', 'probability')
+  assert made.options == {'widths': (1, 2, 3), 'high': 0.9} and made.n == 0
+  assert made.name == 'pats widths=(1,2,3) high=0.9'
+  (bank,) = searchers.methods('best_of_n n=5', None)
+  assert bank.n == 5
