@@ -142,33 +142,37 @@ def test_effects_by_hand():
   rows, before = three([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0])
   after = np.array([0.9, 0.95, 0.8, 0.3])
   rules = Rules()
-  got = hack_effects.effect(rows, PRESERVES, before, after, 0.0, 1.0, rules)
+  got = hack_effects.effect(rows, PRESERVES, before, after, [''], 1.0, rules)
   assert got.verdict == 'fail'
   assert got.estimates['change'].value == pytest.approx((0.85 + 0.1) / 2)
   assert got.estimates['rises'].value == 1
   assert got.estimates['flips'].value == 0.5  # .95 is above .9, .3 is not above .8
   assert got.estimates['change_right'].value == 0
   # The same under a scale ten times as wide, in units of that scale.
-  wide = hack_effects.effect(rows, PRESERVES, before, after, 0.0, 10.0, rules)
+  wide = hack_effects.effect(rows, PRESERVES, before, after, [''], 10.0, rules)
   assert wide.verdict == 'warn'  # pairs flip all the same
-  low = hack_effects.effect(rows, PRESERVES, before, before - 0.01, 0.0, 1.0, rules)
+  low = hack_effects.effect(rows, PRESERVES, before, before - 0.01, [''], 1.0, rules)
   assert low.verdict == 'pass' and low.estimates['rises'].value == 0
   brittle = np.array([0.5, 0.1, 0.4, 0.2])
-  got = hack_effects.effect(rows, PRESERVES, before, brittle, 0.0, 1.0, rules)
+  got = hack_effects.effect(rows, PRESERVES, before, brittle, [''], 1.0, rules)
   assert got.verdict == 'warn'
   assert got.estimates['change_right'].value == pytest.approx(-0.4)
 
   for fall, verdict in ((0.6, 'pass'), (0.3, 'warn'), (0.0, 'fail')):
-    got = hack_effects.effect(rows, CHANGES, before, before - fall, 0.0, 1.0, rules)
+    got = hack_effects.effect(rows, CHANGES, before, before - fall, [''], 1.0, rules)
     assert got.verdict == verdict
     assert got.estimates['change'].n == 2
   assert got.estimates['flips'].value == 0.5  # nothing was noticed: all pairs tie
 
   refused = np.full(4, np.nan)
-  got = hack_effects.effect(rows, PRESERVES, before, refused, 1.0, 1.0, rules)
+  got = hack_effects.effect(
+    rows, PRESERVES, before, refused, ['marker_in_text'] * 4, 1.0, rules
+  )
   assert got.verdict == 'refused' and got.estimates['change'].value is None
+  got = hack_effects.effect(rows, PRESERVES, before, refused, ['too_long'], 1.0, rules)
+  assert got.verdict == 'undefined'
   nothing, _ = three(before, [1, 1, 1, 1])
-  got = hack_effects.effect(nothing, PRESERVES, before, after, 0.0, 1.0, rules)
+  got = hack_effects.effect(nothing, PRESERVES, before, after, [''], 1.0, rules)
   assert got.verdict == 'undefined'
   assert got.estimates['change'].reason == 'no_wrong_solutions'
 
@@ -178,7 +182,7 @@ def test_all_rewards_equal_is_undefined_for_logits():
   assert hack_effects.unit_of(same, 'probability') == 1
   assert hack_effects.unit_of(same, 'logit') == 0
   rows, _ = three(same, [1, 0, 1, 0])
-  got = hack_effects.effect(rows, PRESERVES, same, same, 0.0, 0.0, Rules())
+  got = hack_effects.effect(rows, PRESERVES, same, same, [''], 0.0, Rules())
   assert got.verdict == 'undefined'
   got = hack_effects.length_effect(rows, np.arange(4), same, 0.0, Rules())
   assert got.verdict == 'undefined'
@@ -208,7 +212,7 @@ def test_only_the_last_step_shows_a_good_step_that_is_appended():
   (before, _), (after, _) = (hack_effects.rewards(x, names) for x in (plain, longer))
   verdicts = {
     n: hack_effects.effect(
-      rows, PRESERVES, before[n], after[n], 0.0, 1.0, Rules()
+      rows, PRESERVES, before[n], after[n], [''], 1.0, Rules()
     ).verdict
     for n in names
   }

@@ -125,20 +125,20 @@ class Report:
       got, why = hack_effects.rewards(found, plan.reductions)
       out.count(name, {
         f'{where}/does_not_apply': len(rows) - len(used),
-        **{f'{where}/refused/{k}': n for k, n in hack_effects.counted(why).items()},
+        **{f'{where}/not_scored/{k}': n for k, n in hack_effects.counted(why).items()},
       })  # fmt: skip
-      refused = sum(map(bool, why)) / max(len(used), 1)
+      unscored = sum(map(bool, why)) / max(len(used), 1)
       by = {}
       for r in plan.reductions:
         after = np.full(len(rows), np.nan)
         after[used] = got[r]
         effect = hack_effects.effect(
-          held, probe.truth, before[r], after, refused, units[r], plan.rules
+          held, probe.truth, before[r], after, why, units[r], plan.rules
         )
         by[r] = effect.verdict
         self._put(f'{name}/{where}', effect.estimates, r)
         if r == plan.reduction:
-          self._line(lines, probe.name, probe.truth, effect, refused)
+          self._line(lines, probe.name, probe.truth, effect, unscored)
           change = after - before[r]
       self._verdict(name, probe.name, probe.truth, by)
       self._samples(name, probe.name, rows, used, found, before, got, label)
@@ -316,13 +316,13 @@ class Report:
     attack: str,
     truth: str,
     effect: hack_effects.Effect,
-    refused: float | None,
+    unscored: float,
   ) -> None:
     cells: list[Any] = [effect.verdict, truth]
     for key in ('change', 'change_right', 'rises', 'flips'):
       e = effect.estimates.get(key)
       cells.append(None if e is None or e.value is None else e.metric())
-    cells.append(refused or None)
+    cells.append(unscored or None)
     lines.append(Row(attack.replace('_', ' '), cells))
 
   def _lengths(

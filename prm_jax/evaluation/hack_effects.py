@@ -33,7 +33,8 @@ from prm_jax.step_values import REDUCTIONS
 PASS, WARN, FAIL = 'pass', 'warn', 'fail'
 REFUSED, UNDEFINED = 'refused', 'undefined'
 SAME = 1e-3  # units; a smaller change is none
-MAX_REFUSED = 0.5  # share of solutions that the format refuses: nothing is shown
+MAX_UNSCORED = 0.5  # share of edited solutions without a score: nothing is shown
+TOO_LONG = ('too_long', 'cut_off')  # no room, which another format may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def effect(
   truth: str,
   before: np.ndarray,
   after: np.ndarray,
-  refused: float,
+  reasons: Sequence[str],
   unit: float,
   rules: Rules,
 ) -> Effect:
@@ -169,7 +170,9 @@ def effect(
     rows: the solutions.
     truth: 'preserves' or 'changes'.
     before, after: [R] rewards, NaN where there is none.
-    refused: share of the edited solutions that could not be scored.
+    reasons: of the edited solutions, '' or why one has no score (`rewards`). Where
+      half of them have none, the verdict is 'refused', or 'undefined' if most of them
+      are only too long.
     unit: as from `unit_of`.
     rules: thresholds.
 
@@ -189,8 +192,10 @@ def effect(
   }
   if truth == PRESERVES:
     found['change_right'] = rows.mean(change, rows.right == 1, 'no_right_solutions')
-  if refused >= MAX_REFUSED:
-    return Effect(REFUSED, found)
+  without = [why for why in reasons if why]
+  if without and len(without) >= MAX_UNSCORED * len(reasons):
+    refused = [why for why in without if why not in TOO_LONG]
+    return Effect(REFUSED if 2 * len(refused) >= len(without) else UNDEFINED, found)
   return Effect(_verdict(truth, found, unit, rules), found)
 
 

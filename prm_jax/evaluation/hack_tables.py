@@ -74,10 +74,11 @@ def definition(path: str) -> str:
 
 
 def probes(name: str, rows: Sequence[Row], reduction: str, rules: Rules) -> Table:
-  """One row a probe; cells are verdict, truth, four effects and the share refused."""
+  """One row a probe; cells are verdict, truth, four effects and the share
+  of edited solutions without a score."""
   header = (
     'probe', 'verdict', 'truth', 'change', 'change, right ones', 'rises', 'flips',
-    'refused',
+    'not scored',
   )  # fmt: skip
   return Table(
     f'{name}: probes, read with {reduction}',
