@@ -135,7 +135,8 @@ def table(title: str, verdicts: Sequence[Verdict], note: str) -> Table:
     'against majority',
   ]  # fmt: skip
   rows = []
-  for v in sorted(verdicts, key=lambda v: -(v.difference.value or -np.inf)):
+  gain = lambda v: -np.inf if v.difference.value is None else v.difference.value
+  for v in sorted(verdicts, key=gain, reverse=True):
     known = v.n is not None
     rows.append(
       Row(

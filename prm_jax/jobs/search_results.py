@@ -91,7 +91,7 @@ def write(
   said: list[str] = []
   verdicts: list[Verdict] = []
   definitions: dict[str, str] = {}
-  if held.ids:
+  if held.ids and not held.first.all():
     verdicts, chart, charged = _compare(config, held)
     metrics, definitions = _metrics(config, held, verdicts, charged)
     note = _note(held, prices, charged)
