@@ -14,8 +14,8 @@ of a search with search.tree=true. Evaluated runs, each with the threshold that 
     python -m prm_jax.main --config=configs/view.py --config.a=runs/pqm \
         --config.b=runs/bce --config.output=view.html
 
-One HTML file comes out, which loads nothing from anywhere. 5,000 solutions of ten long
-steps with two scorers are read, paired and written in about 3 s on a CPU.
+One HTML file comes out, which loads nothing from anywhere. Two runs of 4,894 solutions
+are paired and written in 8 s on 2 busy CPU cores, a page of 11 MB.
 """
 
 from configs import base

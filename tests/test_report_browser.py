@@ -1,5 +1,6 @@
 """The report in a real browser: no errors, filters that count, a phone's width."""
 
+import dataclasses
 import re
 import time
 
@@ -223,7 +224,7 @@ def test_pairs_and_trees_do_not_scroll_sideways(show, trees, width, dark):
   assert tab.js(outside) == []
 
 
-def test_hostile_trees_and_pairs_do_nothing(show, tab, tmp_path):
+def test_hostile_trees_and_pairs_do_nothing(show):
   rival = report.Reading(HOSTILE, (0.1,), 0, 0.5)
   sample = report.Sample(
     HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), (0.9,), predicted_first_error=-1,
@@ -235,14 +236,34 @@ def test_hostile_trees_and_pairs_do_nothing(show, tab, tmp_path):
   time.sleep(0.1)
   assert opened.js('window.hurt') is None
   assert opened.js("document.querySelectorAll('.node .text')[1].textContent") == HOSTILE
-  frame = report.widget([sample, tree])._repr_html_()
+
+
+def test_the_widget_works_in_its_sandbox(tab, tmp_path):
+  tab.problems.clear()
+  samples = report_example.world_samples(60)
+  samples[0] = dataclasses.replace(samples[0], question=HOSTILE, steps=[HOSTILE] * 3,
+                                   scores=[0.1] * 3, truth=())  # fmt: skip
+  frame = report.widget(samples)._repr_html_()
   (tmp_path / 'notebook.html').write_text(f'<!DOCTYPE html><p>a cell</p>{frame}')
   tab.open(f'file://{tmp_path}/notebook.html')
-  time.sleep(0.3)
-  assert tab.js('window.hurt') is None and tab.js('frames.length') == 1
   # The sandbox keeps the page around the frame out of its reach, and it of ours.
   assert tab.js("document.querySelector('iframe').contentDocument") is None
-  tab.problems[:] = [p for p in tab.problems if 'srcdoc' not in p]
+  targets = tab.call('Target.getTargets')['targetInfos']
+  inside = next(t['targetId'] for t in targets if t['type'] == 'iframe')
+  outside = tab._session
+  tab._session = tab.call('Target.attachToTarget', targetId=inside, flatten=True)[
+    'sessionId'
+  ]
+  try:
+    tab.wait(f"document.getElementById('shown') && {ROWS} === 25")
+    press(tab, '[data-value=missed]')
+    missed = [s.failure for s in samples].count('missed')
+    assert f' of {missed} solutions (60 in all).' in tab.js(SHOWN)
+    assert tab.js('window.hurt') is None
+    tab.wait("document.querySelector('.choose').open")
+  finally:
+    tab._session = outside
+  assert tab.js('window.hurt') is None and tab.problems == []
 
 
 def speed(tab, path):

@@ -146,8 +146,11 @@ const browse = ({prefix, kind, noun, items, facets: given, always, orders, hayst
     draw();
   }}, 'Open or close this page');
   if (items.length > 1) {
-    const wide = matchMedia('(min-width: 46rem)').matches;
-    const choose = el('details', {class: 'choose', open: wide}, el('summary', null, 'Filters'), ...controls.map((c) => c.node));
+    const wide = matchMedia('(min-width: 46rem)');
+    const choose = el('details', {class: 'choose', open: wide.matches}, el('summary', null, 'Filters'),
+      ...controls.map((c) => c.node));
+    // A frame may get its width after its script has run.
+    wide.addEventListener('change', () => { choose.open = wide.matches; });
     filters.append(...(controls.length ? [choose] : []), el('div', {class: 'tools'},
       el('label', null, 'Search in questions, steps, answers and ids', box),
       el('label', null, 'Order', order), unfold));
