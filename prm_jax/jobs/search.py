@@ -159,7 +159,7 @@ class Maker:
     """Searches a method's problems; those that cannot be asked are counted."""
     began = time.monotonic()
     method, problems = items[0][0], [p for _, p in items]
-    policy, scores, scorer = self._parts.get(worker)
+    policy, scores, scorer = self._parts.get(worker, bool(method.n))
     found = driver.run(
       problems, method.run, policy, scores, self._sampling,
       step_tokens=self._config.search.step_tokens, name=method.name,

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from prm_jax import step_values
 from prm_jax.errors import UserError
 from prm_jax.evaluation.compute import Prices, parameters
+from prm_jax.formats import text_format
 from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs.policies import Engines
 from prm_jax.models import lm
@@ -112,35 +113,52 @@ class Parts:
     load: Callable[[int], Scorer] | None,
   ):
     self._config, self._engines, self._load = config, engines, load
-    self._held: dict[int, tuple[Any, Any, Scorer | None]] = {}
+    self._held: dict[tuple[int, bool], tuple[Any, Any, Scorer | None]] = {}
     self._lock = threading.Lock()
 
-  def get(self, worker: int) -> tuple[Any, Any, Scorer | None]:
-    """(policy sessions, scorer sessions or None, the scorer itself or None)."""
-    with self._lock:
-      if worker not in self._held:
-        scorer = self._load(worker) if self._load else None
-        self._held[worker] = (
-          self._policy(worker), self._scorer(scorer) if scorer else None, scorer
-        )  # fmt: skip
-      return self._held[worker]
+  def get(self, worker: int, whole: bool) -> tuple[Any, Any, Scorer | None]:
+    """(policy sessions, scorer sessions or None, the scorer itself or None).
 
-  def _policy(self, worker: int) -> Any:
+    Args:
+      worker: number of the device.
+      whole: solutions are written in one go, so nothing of them needs to be kept.
+    """
+    caches = self._config.search.caches and not whole
+    with self._lock:
+      if (worker, caches) not in self._held:
+        others = [held for (w, _), held in self._held.items() if w == worker]
+        scorer = others[0][2] if others else self._load and self._load(worker)
+        self._held[worker, caches] = (
+          self._policy(worker, caches),
+          self._scorer(scorer, caches) if scorer else None,
+          scorer,
+        )
+      return self._held[worker, caches]
+
+  def _policy(self, worker: int, caches: bool) -> Any:
     from prm_jax.inference.engine import JaxEngine
     from prm_jax.inference.sessions import Sessions
     from prm_jax.search.uncached import EngineSessions
 
-    engine: Any = self._engines.get(worker)
-    if self._config.search.caches and isinstance(engine, JaxEngine):
+    engine = self._engines.get(worker)
+    if not isinstance(engine, JaxEngine):
+      return EngineSessions(engine, self._engines.decode)
+    if caches:
       return Sessions(engine)
-    return EngineSessions(engine, self._engines.decode)
+    fmt, words = engine.text_format, engine.tokenizer
 
-  def _scorer(self, scorer: Scorer) -> Any:
+    def count(question: str, steps: Sequence[str], begun: str) -> int:
+      return len(text_format.encode_prefixes(fmt, words, question, steps, begun)[0])
+
+    held: Any = engine
+    return EngineSessions(held, self._engines.decode, count)
+
+  def _scorer(self, scorer: Scorer, caches: bool) -> Any:
     from prm_jax.inference.incremental import IncrementalScorer
     from prm_jax.search.uncached import RescoringSessions
 
     name = self._config.scorer_name
-    if self._config.search.caches:
+    if caches:
       return IncrementalScorer.of(scorer, name=name)
     return RescoringSessions(scorer, name)
 
