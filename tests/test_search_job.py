@@ -113,7 +113,8 @@ def test_what_a_search_leaves(straight):
   assert found['provenance']['covers'] == 'all chunks'
   metrics = found['metrics']
   names = {v['method'] for v in found['methods']}
-  assert 'beam(n=4,width=2).vote' in names and 'best_of_n(n=8).best' in names
+  assert 'beam(n=4,width=2).vote' in names and 'best_of_n(n=2).best' in names
+  assert 'best_of_n(n=8).best' not in names  # dearer than all samples without a PRM
   assert sum(v['chosen'] for v in found['methods']) == 1
   for v in found['methods']:
     assert metrics[f'test/search/{v["method"]}'] == v['right'] and v['right']['n'] == 4

@@ -204,12 +204,13 @@ def _live(search: Search, rows: Sequence[dict[str, Any]], scored: bool) -> list[
   for rule in finals.FINALS:
     if rule not in rows[0]['right'] or (single and rule != 'chosen'):
       continue
-    guided = scored and not (search.n and rule == 'majority')
+    if rule == 'majority' and scored:
+      continue  # the scores say more, and every test more costs the others power
     right = np.array([r['right'][rule] for r in rows])
     out.append(
       Method(
         f'{label(search)}.{rule}', right, flops,
-        of('policy_generated') + of('policy_read'), of('prm_read'), guided,
+        of('policy_generated') + of('policy_read'), of('prm_read'), scored,
       )
     )  # fmt: skip
   return out
@@ -264,8 +265,10 @@ def _compare(
     for n, m in zip(held.lines[name].sizes, held.lines[name].methods)
     if n > 1
   ]
-  methods = [*held.methods, *guided]
   majority = held.lines.get(curves.MAJORITY)
+  if majority is not None:  # the others are on the curves
+    guided = [m for m in guided if compute.at_equal_compute(m, majority).n]
+  methods = [*held.methods, *guided]
   chosen = None
   report_on = np.flatnonzero(~held.first)
   if held.first.any() and majority is not None:
@@ -285,7 +288,7 @@ def _compare(
   series: dict[str, list[Method]] = {}
   for m in live:
     search, rule = m.name.rsplit('.', 1)
-    if rule == 'majority' or (rule == 'chosen' and f'{search}.vote' in names):
+    if rule == 'chosen' and f'{search}.vote' in names:
       continue
     series.setdefault(f'{search.split("(")[0]}, {rule}', []).append(m)
   note = (
