@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_policies
+from faulty_server import FaultyServer
 from test_chunks import Killed
 from tiny_runs import (
   ROOT,
@@ -212,6 +213,27 @@ def test_without_a_scorer_votes_decide(models, tmp_path, capsys):
   assert all(set(r['right']) == {'chosen', 'majority'} for r in rows)
   assert all(r['counts'].get('prm_read', 0) == 0 for r in rows)
   assert results(work)['metrics']['test/search/majority@4']['n'] == 4
+
+
+@pytest.mark.parametrize('parameters', [0, 1000])
+def test_a_server_as_policy(parameters, models, tmp_path):
+  """Tokens are counted; there are FLOPs where the policy's size is given."""
+  with FaultyServer() as server:
+    options = {
+      'engine__kind': 'remote', 'engine__url': server.url, 'engine__model': 'm',
+      'search__policy_parameters': parameters, 'rollout__problems': '0:3',
+      'search__validation': 0, 'search__methods': 'best_of_n n=4; greedy width=2',
+    }  # fmt: skip
+    assert run(argv(tmp_path, models, **options)) == 0
+  rows = rows_of(tmp_path)
+  assert all(r['counts']['policy_generated'] > 0 for r in rows)
+  assert all((r['flops'] is None) == (not parameters) for r in rows)
+  found = results(tmp_path)
+  shown = {v['shown'] for v in found['methods']}
+  assert ('no FLOPs' in shown) == (not parameters)
+  assert ('problems/search_flops/greedy(width=2).chosen' in found['metrics']) == bool(
+    parameters
+  )
 
 
 def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):

@@ -149,7 +149,8 @@ class Verdict:
       those tested together; None where not tested.
     flops, policy_tokens, prm_tokens: means over problems.
     chosen: whether it was chosen beforehand, and so is tested alone.
-    shown: 'better', 'worse', 'not shown', or 'beyond the bank'.
+    shown: 'better', 'worse', 'not shown', 'beyond the bank', or 'no FLOPs' where the
+      size of a model is not known.
   """
 
   method: str
@@ -239,7 +240,7 @@ def compare(
 
 def _shown(v: Verdict) -> str:
   if v.n is None:
-    return 'beyond the bank'
+    return 'no FLOPs' if v.flops.value is None else 'beyond the bank'
   if v.difference.low is None or v.difference.high is None:
     return 'not shown'
   sure = v.chosen or (v.p_holm is not None and v.p_holm < hypothesis_tests.ALPHA)

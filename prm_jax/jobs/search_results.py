@@ -267,7 +267,8 @@ def _compare(
   ]
   majority = held.lines.get(curves.MAJORITY)
   if majority is not None:  # the others are on the curves
-    guided = [m for m in guided if compute.at_equal_compute(m, majority).n]
+    reached = lambda m: compute.at_equal_compute(m, majority).n is not None
+    guided = [m for m in guided if reached(m) or not np.isfinite(m.flops).all()]
   methods = [*held.methods, *guided]
   chosen = None
   report_on = np.flatnonzero(~held.first)
