@@ -1,6 +1,5 @@
 """Bootstrap by problem, paired differences, ranking metrics, several seeds."""
 
-
 import numpy as np
 import pytest
 

@@ -171,7 +171,8 @@ def quickstart(printed):
   assert 'results.json' in printed('from prm_jax.main import main')
   scores = re.findall(NUMBER, printed('prm_jax.score('))
   assert len(scores) == 8 and len(set(scores)) > 1
-  assert 'srcdoc=' in printed('report.widget(') and 'sandbox=' in printed('report.widget(')
+  widget = printed('report.widget(')
+  assert 'srcdoc=' in widget and 'sandbox=' in widget
   frame = printed('report.LineChart(')
   assert 'srcdoc=' in frame and 'Finding the first wrong step' in frame
   assert 'best of N' in frame and 'position and length alone' in frame

@@ -75,9 +75,7 @@ def param_shardings(
   return jax.tree.map(one, declared)
 
 
-def fallbacks(
-  mesh: Mesh, declared: dict[str, Any], rules: Rules = RULES
-) -> list[str]:
+def fallbacks(mesh: Mesh, declared: dict[str, Any], rules: Rules = RULES) -> list[str]:
   """One sentence for each weight that is less split than the rules ask for."""
   notes = []
   for path, weight in weights.flatten(declared):
@@ -116,9 +114,7 @@ def constrainer(
   return constrain
 
 
-def init_sharded(
-  init: Callable[..., Any], shardings: Any, *args: Any
-) -> Any:
+def init_sharded(init: Callable[..., Any], shardings: Any, *args: Any) -> Any:
   """`init(*args)` with every array created where it will live.
 
   No device ever holds a whole array that `shardings` splits, and the numbers do

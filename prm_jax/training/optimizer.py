@@ -130,7 +130,9 @@ def _clip(limit: float) -> optax.GradientTransformation:
     scale = limit / jnp.maximum(grad_norm, limit)
     return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
 
-  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
 
 
 def _adam_in_float32(config: OptimizerConfig) -> optax.GradientTransformation:
