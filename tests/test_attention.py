@@ -81,6 +81,7 @@ def test_the_fused_call_gives_the_same_numbers(changes):
     np.testing.assert_allclose(found, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_with_the_fused_call():
   spec = spec_of(window=4, windowed_layers=(True, False), scan_layers=True, n_layers=2)
   fused = dataclasses.replace(spec, attention='xla')

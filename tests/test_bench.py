@@ -50,6 +50,7 @@ SAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', SAYS)
 def test_in_turns_with_a_command(mode, tmp_path):
   log = tmp_path / 'turns'

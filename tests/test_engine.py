@@ -144,6 +144,7 @@ def test_devices_agree_to_the_bit():
   assert results[0] == results[1] == bits(ENGINE.complete(requests, sampling))
 
 
+@pytest.mark.slow
 def test_other_slot_counts_differ_at_near_ties_only():
   """Logits within 1e-4; a row may part only where two candidates nearly tie, which
   is rare: 2 of these 322 rows at most."""

@@ -67,6 +67,7 @@ def adapted(qwen, tmp_path_factory):
   return work
 
 
+@pytest.mark.slow
 def test_lora_from_a_checkpoint(qwen, adapted):
   """Merged on export; what is no target has not moved; the marker has a row."""
   spec, params, words = exports.load_scorer(adapted / 'scorer')
@@ -97,6 +98,7 @@ def test_checkpoints_hold_adapters_and_head_alone(adapted):
   assert 'embed_VD' not in commit and 'frozen' not in commit
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(qwen, adapted, tmp_path, monkeypatch):
   note, calls = job.Run._note, [0]
 
@@ -170,6 +172,7 @@ def test_full_fine_tuning_over_a_mesh(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'tied', [pytest.param(True, marks=pytest.mark.slow), False], ids=['tied', 'untied']
 )

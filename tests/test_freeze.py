@@ -177,6 +177,7 @@ def test_bfloat16_compute_trains_float32_masters():
   assert np.median(moved) > 5e-4
 
 
+@pytest.mark.slow
 def test_second_moments_in_bfloat16():
   """With b2 = 0.95 they still follow; near 1 they would stand still."""
   spec = ModelSpec(**{**vars(SPEC), 'n_layers': 1})

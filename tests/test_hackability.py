@@ -335,6 +335,7 @@ def test_allowed_tokens_hold_no_marker(scorer):
   assert hack_tokens.supports(scorer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'place', ['question', pytest.param('step', marks=pytest.mark.slow)]
 )

@@ -73,6 +73,7 @@ def rows():
   return out
 
 
+@pytest.mark.slow
 def test_token_log_probabilities(policy, folders, monkeypatch):
   """Those of transformers' logits, in blocks of positions or not."""
   spec, params, words, _ = policy

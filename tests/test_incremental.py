@@ -115,6 +115,7 @@ def scorer():
   return IncrementalScorer(spec, params, BYTES, max_rows=8)
 
 
+@pytest.mark.slow
 def test_states_are_values(scorer):
   start = scorer.take(scorer.start(['1+1=']), [0, 0])
   assert scorer.start(['1+1=', '1+1=']).tokens_read == (5, 0)

@@ -39,6 +39,7 @@ def flat(tree):
   return {jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(tree)}
 
 
+@pytest.mark.slow
 def test_a_scorer_starts_from_a_policy(policy, tmp_path):
   """With steps too small to matter the decoder is still the policy's."""
   assert run(argv(tmp_path, policy, optimizer__peak_lr=1e-9)) == 0

@@ -325,6 +325,7 @@ print(m['peak'] - m['start'] - m['placed'], m['two_largest'], m['placed'])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, True])
 def test_peak_memory(scan, tmp_path):
   """At most start-up, what is placed, and the two largest tensors."""

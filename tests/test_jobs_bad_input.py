@@ -210,6 +210,7 @@ def test_a_file_where_a_folder_of_the_workdir_must_be(name, tmp_path, capsys):
   assert (tmp_path / name).read_text() == 'precious'
 
 
+@pytest.mark.slow
 def test_non_finite_loss_names_step_and_batch(tmp_path, capsys):
   keys = {
     'optimizer__peak_lr': 1e30,

@@ -186,6 +186,7 @@ def test_algorithms(algorithm, policy, solutions, tmp_path, monkeypatch):
   assert promised(tmp_path / 'shards') == promised(work)
 
 
+@pytest.mark.slow
 def test_straight_into_training(policy, solutions, tmp_path):
   assert run(argv(tmp_path / 'label', policy, solutions, 'mc_soft')) == 0
   training = {

@@ -236,6 +236,7 @@ def test_every_objective_trains_and_is_evaluated(name, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_best_parameters_are_kept(tmp_path, capsys):
   work = train(
     tmp_path / 'work',

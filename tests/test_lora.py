@@ -179,6 +179,7 @@ def step_of(way, accumulation=1):
   return now, frozen, metrics
 
 
+@pytest.mark.slow
 def test_numbers_of_one_device_and_of_accumulation():
   one, frozen, _ = step_of((1, 1, 1))
   many, _, _ = step_of((2, 2, 2), accumulation=2)

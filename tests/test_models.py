@@ -114,6 +114,7 @@ def test_remat_is_no_remat(params, remat, scan):
   assert 'remat' in jaxpr or 'checkpoint' in jaxpr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('window', [0, 3])
 def test_query_blocks_are_one_block(params, window):
   one, many = change(window=window), change(window=window, query_block=5)

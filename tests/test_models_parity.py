@@ -35,11 +35,13 @@ def test_matches_reference(case):
     assert worst < TOLERANCE[name.partition('/')[2]], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', some('gemma2', 'qwen3_tied'))
 def test_matches_reference_over_the_cache(case):
   assert parity_cases.cached_difference(case) < TOLERANCE['hidden']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', some('gemma2'))
 def test_scanned_layers_at_chosen_positions(case):
   """The scanned model, in blocks, at chosen positions only, is the same model."""

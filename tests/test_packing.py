@@ -252,6 +252,7 @@ def quick_compilation():
   jax.config.update('jax_disable_most_optimizations', False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'spec_name', ['gemma', pytest.param('plain', marks=pytest.mark.slow)]
 )
@@ -270,14 +271,11 @@ def test_probabilities(spec_name):
 
 UNITS = {'td': ('trajectory', 'problem'), 'next_token': ('trajectory', 'problem')}
 CASES = [
-  ('gemma', name, unit)
+  pytest.param('gemma', name, unit, marks=pytest.mark.slow)
   for name, o in registry.OBJECTIVES.items()
   for unit in (o.unit, *UNITS.get(name, ()))
 ]
-CASES += [
-  pytest.param('plain', name, unit, marks=pytest.mark.slow)
-  for name, unit in (('td', 'step'), ('q_ranking', 'trajectory'))
-]
+CASES += [('plain', 'td', 'step'), ('plain', 'q_ranking', 'trajectory')]
 
 
 @pytest.mark.parametrize('spec_name,name,unit', CASES)
@@ -356,6 +354,7 @@ def one_device(cache):
   return batches, losses_of('one', batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'way',
   [

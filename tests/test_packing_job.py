@@ -56,6 +56,7 @@ def argv(work, rows, **overrides):
   return arguments(work, tiny=TINY, **changes)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_by_bit(rows, tmp_path, monkeypatch, capsys):
   straight, stopped, alone = (tmp_path / n for n in ('straight', 'stopped', 'alone'))
   assert run(argv(straight, rows)) == 0

@@ -118,6 +118,7 @@ def test_pmap_and_a_mesh_train_alike(straight, tmp_path):
       np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_any_file_of_solutions(tmp_path):
   rows = [tiny_runs.record(i) for i in range(20)]  # every other one is wrong
   path = tiny_runs.write_lines(tmp_path / 'rows.jsonl', rows)

@@ -100,6 +100,7 @@ def test_each_fault_alone(fault):
   assert counters['completions'] == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('turn', range(4))
 def test_all_faults_mixed(turn):
   turned = FAULTS[4 * turn :] + FAULTS[: 4 * turn]

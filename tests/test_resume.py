@@ -61,6 +61,7 @@ def test_sigterm_saves_and_resumes(step, straight, tmp_path, monkeypatch, capsys
   assert promised(tmp_path) == straight
 
 
+@pytest.mark.slow
 def test_sigint_is_the_same(straight, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     signal_at(3, patch, signal.SIGINT)

@@ -96,6 +96,7 @@ def test_with_real_models(name):
     assert search(name, PROBLEMS[1:]) == results[1:]
 
 
+@pytest.mark.slow
 def test_a_scorer_that_keeps_what_it_read():
   """The same search; of a new step only its own tokens are read."""
   engine, scorer, decode, count = models()

@@ -391,6 +391,7 @@ def test_what_keeps_it_from_starting(workdir, capsys):
   assert 'exactly once' in said(**free, text__question_template='x')
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_at_the_end_is_counted(rows, monkeypatch, capsys):
   scorer = make_scorer(Gated)
   monkeypatch.setattr(score, 'load', lambda config, cache: (scorer, ABOUT))

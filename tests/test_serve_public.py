@@ -33,6 +33,7 @@ def answer(service, **body):
   return query.answer(service.scorer.values(query.rows))['data'][0]['data'], query
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', ['qwen2_math_prm', 'qwen2_token_cls'])
 def test_a_text_a_conversation_and_ids(case, tmp_path):
   service, wanted = service_of(make(tmp_path, case))

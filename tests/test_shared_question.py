@@ -116,6 +116,7 @@ def scorer():
   return Scorer(SPEC, params, BYTES, batch_tokens=512)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_rows_that_share_nothing(scorer):
   rows = candidates(3, 5)
   short = [Encoded(r.tokens[20:], r.step_positions - 20, r.n_steps, 12) for r in rows]

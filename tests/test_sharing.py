@@ -118,6 +118,7 @@ PULL = jax.jit(lambda back, gradient: back(gradient)[0])
 NAMES = [n for n, o in registry.OBJECTIVES.items() if not o.trains_policy]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_shared_equals_alone(name):
   """Probabilities, losses, gradients, with windows, caps, scans and scaled angles."""

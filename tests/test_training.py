@@ -124,6 +124,7 @@ def test_losses_of_sources_add_up_to_the_whole():
   np.testing.assert_allclose(total, metrics['loss'], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_comes_from_seed_and_step():
   head = HeadSpec(dropout=0.5)
   batch = make_batch()

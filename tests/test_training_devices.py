@@ -96,6 +96,7 @@ def test_numbers_of_one_device(way, one_device):
     np.testing.assert_allclose(a, b, atol=2e-7, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_accumulation_over_a_mesh(one_device):
   losses, _ = run('data', accumulation=2)
   np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
