@@ -5,8 +5,8 @@
 Trained on the truth `on_track` (no wrong step so far), judged against it.
 
 2 CPU cores (x86-64), jax 0.10.2, otherwise idle: 56 s. To expect on unseen problems:
-ProcessBench F1 .956 [.945, .968] with the default seed, .948 [.926, .969] over five
-(configs/study_objectives.py); best of 16 .839 against a majority vote's .518.
+ProcessBench F1 .960 [.948, .970] with the default seed, .948 [.926, .969] over five
+(configs/study_objectives.py); best of 16 .844 against a majority vote's .518.
 """
 
 from configs import embedded
