@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print('prm_jax: interrupted; run the same command to go on.', file=sys.stderr)
     return 130
   except Exception:
+    # Among several processes Python's own way out waits for the peers, who wait for
+    # this one: the child says what happened and leaves at once.
     if not supervisor.is_child():
       raise
     traceback.print_exc()
