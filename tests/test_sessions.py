@@ -49,7 +49,6 @@ def shown(completions):
   return [(c.text, c.tokens, c.finish_reason, c.sample_index) for c in completions]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   'temperature', [pytest.param(0.0, marks=pytest.mark.slow), 1.0]
 )
