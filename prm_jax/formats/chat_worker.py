@@ -32,7 +32,9 @@ def environment(date: str) -> Any:
   class Generation(ext.Extension):
     """{% generation %} marks the assistant's text for training; its body stays."""
 
-    tags = frozenset({'generation'})  # type: ignore[assignment]  # read, never changed
+    def __init__(self, environment: Any):
+      super().__init__(environment)
+      self.tags = {'generation'}
 
     def parse(self, parser: Any) -> Any:
       line = next(parser.stream).lineno
