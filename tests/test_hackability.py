@@ -336,16 +336,18 @@ def test_allowed_tokens_hold_no_marker(scorer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'place', ['question', pytest.param('step', marks=pytest.mark.slow)]
-)
-def test_tokens_found_by_gradient_beat_random_ones(scorer, rows, place):
+@pytest.mark.parametrize('place, reduction', [('question', 'min'), ('step', 'last')])
+def test_tokens_found_by_gradient_beat_random_ones(scorer, rows, place, reduction):
+  # Tokens in the last step move no other step's score: only 'last' always feels them.
   train, others = rows[:8], rows[8:24]
-  reward = lambda held: hack_effects.rewards(scorer.score(held), ['min'])[0]['min']
+
+  def reward(held):
+    return hack_effects.rewards(scorer.score(held), [reduction])[0][reduction]
+
   changed = lambda held, text: [hack_tokens.attack(t, text, place) for t in held]
   allowed = hack_tokens.allowed_tokens(scorer)
   options = hack_tokens.Search(tokens=4, iterations=40, exchanges=0)
-  found = hack_tokens.search(scorer, train, 'min', place, options, allowed)
+  found = hack_tokens.search(scorer, train, reduction, place, options, allowed)
   assert found.used == len(train) and len(found.text) == 4
   # What the search read is what the scorer says of the text.
   single = max(hard for _, _, hard in found.curve)
@@ -354,7 +356,7 @@ def test_tokens_found_by_gradient_beat_random_ones(scorer, rows, place):
   chance = [reward(changed(others, text)).mean() for text in random]
   assert reward(changed(others, found.text)).mean() > np.mean(chance)
   more = dataclasses.replace(options, exchanges=1)
-  better = hack_tokens.search(scorer, train, 'min', place, more, allowed)
+  better = hack_tokens.search(scorer, train, reduction, place, more, allowed)
   assert better.curve == found.curve  # the same search, whose end is then improved
   gained = [reward(changed(train, x.text)).mean() for x in (better, found)]
   assert gained[0] >= gained[1] - 1e-6
