@@ -270,19 +270,8 @@ def mean_over_same(estimates: Sequence[Estimate]) -> Estimate:
       'a mean over the same problems needs estimates measured on the same problems '
       'with the same seed; measure them on the same files.'
     )
-  replicates = np.mean([e.replicates for e in estimates], axis=0)
-  bounded = all(e.low is not None for e in estimates)
-  low, high = interval(replicates) if bounded else (None, None)
-  return Estimate(
-    float(np.mean([e.value for e in estimates])),
-    low,
-    high,
-    sum(e.n for e in estimates),
-    '' if low is not None else 'no_interval',
-    replicates,
-    estimates[0].key,
-    np.mean([e.contributions for e in estimates], axis=0),
-  )
+  contributions = np.mean([e.contributions for e in estimates], axis=0)
+  return _mean_of(estimates, estimates[0].key, contributions)
 
 
 def plain_mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -293,9 +282,19 @@ def plain_mean(estimates: Sequence[Estimate]) -> Estimate:
   """
   if not estimates or any(e.value is None for e in estimates):
     return undefined('mean_of_undefined')
+  each = [e.contributions / len(estimates) for e in estimates]
+  return _mean_of(
+    estimates,
+    '+'.join(e.key for e in estimates),
+    np.concatenate(each) if all(len(c) for c in each) else np.zeros(0),
+  )
+
+
+def _mean_of(
+  estimates: Sequence[Estimate], key: str, contributions: np.ndarray
+) -> Estimate:
   replicates = np.mean([e.replicates for e in estimates], axis=0)
   bounded = all(e.low is not None for e in estimates)
-  each = [e.contributions / len(estimates) for e in estimates]
   low, high = interval(replicates) if bounded else (None, None)
   return Estimate(
     float(np.mean([e.value for e in estimates])),
@@ -304,6 +303,6 @@ def plain_mean(estimates: Sequence[Estimate]) -> Estimate:
     sum(e.n for e in estimates),
     '' if low is not None else 'no_interval',
     replicates,
-    '+'.join(e.key for e in estimates),
-    np.concatenate(each) if all(len(c) for c in each) else np.zeros(0),
+    key,
+    contributions,
   )

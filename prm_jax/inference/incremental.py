@@ -73,26 +73,7 @@ class Row:
   reason: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Beams:
-  """A state: rows.
-
-  Attributes:
-    rows: the beams.
-    tokens_read: of each row, tokens that the call which returned this state read for
-      it; a question that several share counts with the first of them.
-  """
-
-  rows: tuple[Row, ...]
-  tokens_read: tuple[int, ...]
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  @property
-  def cache_bytes(self) -> int:
-    """Bytes of the keys that these rows hold on to."""
-    return row_caches.n_bytes((r.text for r in self.rows), (r.own for r in self.rows))
+Beams = row_caches.Beams[Row]
 
 
 class _New(NamedTuple):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,45 @@ class Own(NamedTuple):
 
 
 NOTHING = Own()
+
+
+class Row(Protocol):
+  """A beam, as far as its keys go: the text it continues, if any, and its own."""
+
+  @property
+  def text(self) -> Text | None: ...
+
+  @property
+  def own(self) -> Own: ...
+
+
+R = TypeVar('R', bound=Row, covariant=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Beams(Generic[R]):
+  """A state: rows.
+
+  Attributes:
+    rows: the beams.
+    tokens_read: of each row, tokens that the call which returned this state read for
+      it; a question that several share counts with the first of them.
+  """
+
+  rows: tuple[R, ...]
+  tokens_read: tuple[int, ...]
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  @property
+  def cache_bytes(self) -> int:
+    """Bytes of the keys that these rows hold on to, each array counted once."""
+    blocks = {id(r.own.block): r.own.block for r in self.rows if r.own.block}
+    texts = {id(r.text): r.text for r in self.rows if r.text}
+    arrays = [t.keys for t in texts.values()]
+    arrays += [x for b in blocks.values() for layer in b.layers for x in layer]
+    return sum(x.nbytes for x in arrays)
 
 
 class Grid(NamedTuple):
@@ -222,15 +261,6 @@ class RowCaches:
         for i in members:
           out[i] = Own(smaller, row)
     return out
-
-
-def n_bytes(texts: Iterable[Text | None], rows: Iterable[Own]) -> int:
-  """Bytes of the keys that rows hold on to, each array counted once."""
-  blocks = {id(own.block): own.block for own in rows if own.block is not None}
-  read = {id(t): t for t in texts if t is not None}
-  arrays = [t.keys for t in read.values()]
-  arrays += [x for b in blocks.values() for layer in b.layers for x in layer]
-  return sum(x.nbytes for x in arrays)
 
 
 _prefill = jax.jit(decoding.prefill_apart, static_argnums=(0, 3))

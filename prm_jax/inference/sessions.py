@@ -93,25 +93,7 @@ class Row:
     return self.length - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Beams:
-  """A state: rows.
-
-  Attributes:
-    rows: the beams.
-    tokens_read: see `search.protocol.State`.
-  """
-
-  rows: tuple[Row, ...]
-  tokens_read: tuple[int, ...]
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  @property
-  def cache_bytes(self) -> int:
-    """Bytes of the keys that these rows hold on to."""
-    return row_caches.n_bytes((r.text for r in self.rows), (r.own for r in self.rows))
+Beams = row_caches.Beams[Row]
 
 
 class _Work(NamedTuple):
