@@ -81,7 +81,9 @@ def test_chosen_alone_and_the_others_corrected():
   dear = method('dear', base + 0.5, 25)
   blind = method('blind', base + 0.3, 15, guided=False)
   methods = [same, good, bad, dear, blind]
-  assert compute.choose(methods, line) == 'good'
+  lucky = method('lucky', base + 20.0 * (np.arange(200) % 40 == 0), 15)
+  assert (lucky.right - base).mean() > (good.right - base).mean()
+  assert compute.choose([lucky, *methods], line) == 'good'
   sample = intervals.resamples([f'p{i}' for i in range(200)], 100)
   found = compute.compare(methods, line, sample, chosen='good', n_flips=500)
   shown = {v.method: v.shown for v in found}

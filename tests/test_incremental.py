@@ -133,7 +133,7 @@ def test_states_are_values(scorer):
 def test_rows_that_are_let_go_free_their_keys(scorer):
   state, _ = scorer.extend(scorer.take(scorer.start(['1+1=']), [0] * 8), ['aa'] * 8)
   few = scorer.take(state, [3, 3])
-  question = row_caches.n_bytes([state.rows[0].text], [])
+  question = state.rows[0].text.keys.nbytes
   assert few.cache_bytes - question == (state.cache_bytes - question) // 8
   _, a = scorer.extend(state, ['b'] * 8)
   _, b = scorer.extend(few, ['b', 'b'])
