@@ -12,6 +12,9 @@ second takes rollouts of the embedded world that the score job has scored:
     python -m prm_jax.main --config=configs/score.py --config.scorer=runs/loop \
         --config.input=runs/rollout_heldout/solutions --config.output=runs/bank.jsonl.gz
 
+Rollouts made with --config.sampling.certainty=true also get Borda votes by the
+policy's self-certainty, which need no PRM.
+
 The pools: 60 s of CPU time on two cores (21 November 2026). At N = 32, qwen_prm, with
 the paired difference to the majority vote (.888 and .809):
 

@@ -304,6 +304,7 @@ def get_config() -> ConfigDict:
   sampling.max_tokens = 128  # of a completion
   sampling.stop = ()  # texts that end a completion
   sampling.keep_stop = False
+  sampling.certainty = False  # rollout: meta.self_certainty of each solution, for Borda
 
   # Text to steps (Splitter).
   c.splitting = splitting = ConfigDict()

@@ -121,18 +121,21 @@ def test_a_bank_costs_what_its_samples_cost():
   assert lines['oracle'].methods[-1].right.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize('rule', ['majority', *SCORED])
+@pytest.mark.parametrize('rule', ['majority', 'borda', *SCORED])
 def test_votes_of_a_bank_are_those_of_all_subsets(rule):
   """Against the pure rules, over every subset, and exactly where N is the bank."""
   pool, scores = held_pool()
   by_hand = {
     'majority': lambda a, m, s: votes.majority(a, m),
+    'borda': votes.borda,
     'vote': votes.weighted,
     'wrf': votes.reward_frequency,
     'hmr': votes.hybrid_majority,
   }[rule]
   sizes = [1, 2, 3, 4]
   voter = Voter(SCORED.get(rule, lambda n, sums: n), scores)
+  if rule == 'borda':
+    voter = Voter(None, scores, votes.borda)
   found = banks.votes(pool, {Rule(rule): voter}, sizes, n_draws=20_000, seed=0)
   expected = np.zeros((2, 4))
   placed = pool.place(scores)

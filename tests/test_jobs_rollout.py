@@ -169,10 +169,13 @@ def test_steps_by_low_confidence_and_entropy(policy, tmp_path):
   for how, threshold in (('low_confidence', 0.1), ('entropy', 2.0)):
     work = tmp_path / how
     options = {'splitting__how': how, 'splitting__threshold': threshold}
+    options['sampling__certainty'] = how == 'entropy'
     assert run(argv(work, policy, rollout__problems='0:2', **options)) == 0
     rows = rows_of(work)
     assert max(t.n_steps for t in rows) > 1
     assert all(''.join(t.steps) == t.response and t.separator == '' for t in rows)
+    held = [t.meta.get('self_certainty') for t in rows]
+    assert all(c > 0 for c in held) if how == 'entropy' else not any(held)
 
 
 def test_questions_of_a_file(policy, tmp_path):

@@ -16,6 +16,7 @@ from prm_jax.inference.sampling import (
   row_key,
   threefry,
 )
+from prm_jax.search import votes
 
 
 def oracle(p, top_k=0, top_p=1.0, min_p=0.0):
@@ -140,15 +141,19 @@ def test_distribution_of_draws(asked):
   np.testing.assert_allclose(drawn.logprob, whole[drawn.token], atol=1e-5)
 
 
-def test_greedy_and_entropy():
+def test_greedy_entropy_and_certainty():
   logits = jnp.array([[0.0, 3.0, 3.0, -1.0], [5.0, 0.0, 0.0, 0.0]])
-  sampling = Sampling(temperature=0.0, top_k=3, entropy=True)
+  sampling = Sampling(temperature=0.0, top_k=3, entropy=True, certainty=True)
   filters = Filters.of(sampling)
-  assert filters == Filters(True, False, False, False, True)
+  assert filters == Filters(True, False, False, False, True, True)
   drawn = draw(filters, Values.of(sampling), logits, jnp.zeros((2, 2)), jnp.zeros(2))
   assert drawn.token.tolist() == [1, 0]
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   np.testing.assert_allclose(drawn.entropy, -(p * np.log(p)).sum(1), rtol=1e-5)
+  kl = (0.25 * np.log(0.25 / p)).sum(1)
+  np.testing.assert_allclose(drawn.certainty, kl, rtol=1e-5)
+  by_rule = votes.self_certainty(np.log(p).mean(1)[:, None], np.ones((2, 1), bool), 4)
+  np.testing.assert_allclose(drawn.certainty, by_rule, rtol=1e-5)
 
 
 def test_tiny_temperatures_are_nearly_greedy():

@@ -243,6 +243,8 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
     for t in records.read(str(straight / 'candidates'))
     if t.meta['search']['algorithm'] == 'best_of_n n=8'
   ]
+  for i, row in enumerate(rows):
+    row['meta']['self_certainty'] = i % 5 + 0.5
   file = write_lines(tmp_path / 'bank.jsonl', rows)
   tiny = {
     'data.pools': f'mine={file}', 'score_files': '', 'data.checker': 'exact',
@@ -253,9 +255,11 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   found = results(work)
   lines = [json.loads(x) for x in (work / 'curves.jsonl').read_text().splitlines()]
   names = {r['name'] for r in lines}
-  assert names == {'oracle', 'pass', 'majority', 'best', 'vote', 'wrf', 'hmr', 'ias'}
+  blind = {'oracle', 'pass', 'majority', 'borda'}
+  assert names == blind | {'best', 'vote', 'wrf', 'hmr', 'ias'}
   assert {r['best_of'] for r in lines if r['name'] == 'wrf'} == set(range(1, 9))
   assert 'mine/bank/vote_last-majority@8[prm]' in found['metrics']
+  assert 'mine/bank/borda-majority@8' in found['metrics']
   assert 'recomputed from saved scores' in found['provenance']['how']
   assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
   said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)

@@ -17,6 +17,7 @@ from prm_jax.evaluation.pools import Pool
 
 Vote = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(counts [..., A], sums of weights [..., A]) -> values; the highest answer wins."""
+Ballots = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _CELLS = 2_000_000  # numbers held at once; bounds memory
 _TOLERANCE = 1e-9
 
@@ -38,10 +39,18 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Voter:
-  """A vote: how values follow from the votes, and each candidate's weight [R]."""
+  """A vote: how values follow from the votes, and each candidate's weight [R].
 
-  values: Vote
+  Attributes:
+    values: from counts and sums of weights.
+    weights: of the candidates; what is not finite counts as 0.
+    ballots: in place of `values`, for rules that look at each of the N candidates:
+      (answers [..., N], mask [..., N], weights [..., N]) -> values [..., A].
+  """
+
+  values: Vote | None
   weights: np.ndarray
+  ballots: Ballots | None = None
 
 
 def rankings(
@@ -121,7 +130,15 @@ def _elected(
       continue
     share = good / np.maximum(counts, 1)
     for rule, voter in voters.items():
-      values = np.where(counts > 0, voter.values(counts, sums[rule]), -np.inf)
+      if voter.values is not None:
+        values = voter.values(counts, sums[rule])
+      else:
+        assert voter.ballots is not None
+        first = (answers[..., : k + 1], np.ones((d, a, k + 1), bool))
+        values = voter.ballots(*first, weight[rule][..., : k + 1])
+        beyond = [(0, 0)] * 2 + [(0, groups - values.shape[-1])]
+        values = np.pad(values, beyond, constant_values=-np.inf)
+      values = np.where(counts > 0, values, -np.inf)
       top = values.max(axis=-1, keepdims=True)
       bound = top - _TOLERANCE * np.abs(np.where(np.isfinite(top), top, 0.0))
       tied = np.isfinite(values) & (values >= bound)

@@ -79,13 +79,14 @@ class Log(NamedTuple):
 
   Attributes:
     row, token: int32.
-    logprob, entropy: float32; entropy None where not asked for.
+    logprob, entropy, certainty: float32; the last two None where not asked for.
   """
 
   row: jax.Array
   token: jax.Array
   logprob: jax.Array
   entropy: jax.Array | None
+  certainty: jax.Array | None
 
 
 def text_caches(
@@ -262,6 +263,7 @@ def run(
   log = Log(
     lines(jnp.int32), lines(jnp.int32), lines(jnp.float32),
     lines(jnp.float32) if filters.entropy else None,
+    lines(jnp.float32) if filters.certainty else None,
   )  # fmt: skip
 
   def shares_left(slots):

@@ -292,6 +292,7 @@ class JaxEngine:
     ends = np.cumsum(np.bincount(log.row, minlength=wave.n_rows)).tolist()
     tokens, logprobs = log.token.tolist(), log.logprob.tolist()
     entropies = [] if log.entropy is None else log.entropy.tolist()
+    certainties = [] if log.certainty is None else log.certainty.tolist()
     start = 0
     for i, stop in enumerate(ends):
       end = stops.ending(int(wave.first_token[i]), tokens[start:stop])
@@ -307,6 +308,7 @@ class JaxEngine:
           end.finish_reason,
           int(wave.sample[i]),
           end.n_tokens,
+          tuple(certainties[kept]),
         )
       )
       self.counters['decoded_tokens'] += end.n_tokens

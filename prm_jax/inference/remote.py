@@ -197,10 +197,11 @@ class RemoteEngine:
     ]
 
   def _check(self, sampling: Sampling) -> None:
-    if sampling.entropy:
+    if sampling.entropy or sampling.certainty:
       raise UserError(
-        'sampling.entropy: a completions server does not give the entropy of the '
-        'vocabulary; use the in-process engine, or split steps another way.'
+        'sampling: a completions server does not give the entropy of the vocabulary, '
+        'nor its certainty; use the in-process engine, or do without (splitting.how, '
+        'sampling.certainty).'
       )
     filtered = sampling.top_k > 0 or sampling.min_p > 0
     if filtered and not self._extensions:

@@ -37,6 +37,8 @@ class Sampling:
     seed: of the random keys.
     entropy: also return the entropy of the whole vocabulary at each token, in nats,
       at temperature 1 and before any filter.
+    certainty: also return KL(uniform || p) over the whole vocabulary at each token,
+      in nats, as the entropy is (self-certainty, arXiv 2502.18581).
 
   Raises:
     UserError: a value that means nothing.
@@ -51,6 +53,7 @@ class Sampling:
   keep_stop: bool = False
   seed: int = 0
   entropy: bool = False
+  certainty: bool = False
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'stop', tuple(self.stop))
@@ -121,6 +124,7 @@ class Completion:
     finish_reason: one of `FINISH_REASONS`.
     sample_index: number among the samples of its prefix.
     n_tokens: tokens generated.
+    certainties: one a token where asked for, else ().
   """
 
   text: str
@@ -130,6 +134,7 @@ class Completion:
   finish_reason: str
   sample_index: int
   n_tokens: int
+  certainties: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

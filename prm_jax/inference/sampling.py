@@ -33,7 +33,7 @@ class Filters(NamedTuple):
   Attributes:
     greedy: take the most likely token (temperature 0), the first of equals.
     top_k, top_p, min_p: whether the filter does anything.
-    entropy: whether the entropy is wanted.
+    entropy, certainty: whether they are wanted.
   """
 
   greedy: bool
@@ -41,6 +41,7 @@ class Filters(NamedTuple):
   top_p: bool
   min_p: bool
   entropy: bool
+  certainty: bool
 
   @classmethod
   def of(cls, sampling: Sampling) -> Filters:
@@ -52,6 +53,7 @@ class Filters(NamedTuple):
       not greedy and sampling.top_p < 1,
       not greedy and sampling.min_p > 0,
       sampling.entropy,
+      sampling.certainty,
     )
 
   @property
@@ -87,11 +89,13 @@ class Drawn(NamedTuple):
     logprob: float32 [R], natural, at temperature 1 and before any filter.
     entropy: float32 [R], of the whole vocabulary in nats, at temperature 1 and before
       any filter; None where not asked for.
+    certainty: float32 [R], KL(uniform || p) of the same; None where not asked for.
   """
 
   token: jax.Array
   logprob: jax.Array
   entropy: jax.Array | None
+  certainty: jax.Array | None
 
 
 def row_key(seed: int, request_id: str, sample_index: int) -> np.ndarray:
@@ -275,8 +279,11 @@ def draw(
   else:
     block, place = _race(filters, values, held, top, keys, numbers)
   chosen = _of(_of(held, block), place) - top[:, 0, 0]
-  entropy = None
+  entropy = certainty = None
   if filters.entropy:
     entropy = jnp.log(total) - jnp.sum(powers * shifted, axis=(1, 2)) / total
+  if filters.certainty:
+    mean = jnp.mean(logits - top[:, :, 0], axis=-1)
+    certainty = jnp.log(total) - mean - np.log(logits.shape[-1])
   token = jnp.minimum(block * BLOCK + place, logits.shape[-1] - 1)  # where all is NaN
-  return Drawn(token, chosen - jnp.log(total), entropy)
+  return Drawn(token, chosen - jnp.log(total), entropy, certainty)

@@ -367,6 +367,7 @@ class Sessions:
             end.finish_reason,
             sample,
             end.n_tokens,
+            () if log.certainty is None else tuple(log.certainty[kept].tolist()),
           ),
         )
       )

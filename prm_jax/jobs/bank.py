@@ -45,8 +45,10 @@ NAMES = {
   'vote': 'weighted vote',
   'wrf': 'reward-frequency vote (WRF)',
   'hmr': 'hybrid majority vote (HMR)',
+  'borda': 'Borda votes by self-certainty',
   'ias': 'weighted vote of as many as the first score calls for',
 }
+CERTAINTY = 'self_certainty'  # in `meta` of rollouts with sampling.certainty
 BASELINES = ('oracle', 'majority', 'pass')
 
 
@@ -107,6 +109,9 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
     )
   ranked: dict[Rule, np.ndarray] = {}
   voters = {Rule('majority'): Voter(lambda n, sums: n, np.ones(pool.steps.n_rows))}
+  certainty = [t.meta.get(CERTAINTY) for t in rows]
+  if all(isinstance(c, (int, float)) for c in certainty):
+    voters[Rule('borda')] = Voter(None, np.array(certainty), votes.borda)
   for who, scores in scorers.items():
     for how in config.bank.reductions:
       if how == 'product' and scores.kind != 'probability':
@@ -130,7 +135,7 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
   gains = {
     rule: intervals.difference(line[-1], majority)
     for rule, line in curves.items()
-    if rule.scorer
+    if rule.scorer or rule.name == 'borda'
   }
   return Found(pool, sizes, curves, _adaptive(config, pool, scorers, sample), gains)
 

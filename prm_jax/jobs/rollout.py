@@ -227,6 +227,7 @@ class Sampler:
         **problem.meta,
         'n_tokens': c.n_tokens,
         'finish_reason': c.finish_reason,
+        **({'self_certainty': float(np.mean(c.certainties))} if c.certainties else {}),
       },
     )
 
