@@ -125,7 +125,10 @@ def test_what_a_search_leaves(straight):
   page = (straight / 'report.html').read_text()
   assert 'Share solved against compute' in page and 'parameters of the policy' in page
   timing = (straight / 'timing.jsonl').read_text().splitlines()
-  assert all('seconds_a_problem' in json.loads(line) for line in timing)
+  for line in map(json.loads, timing):
+    until = line['seconds_until_done']
+    assert len(until) == line['problems'] and min(until.values()) > 0
+    assert max(until.values()) <= line['seconds']
 
 
 def test_cost_of_one_problem_by_hand(straight, models):

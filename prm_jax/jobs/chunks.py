@@ -49,7 +49,7 @@ class Produced:
 
   rows: Mapping[str, Sequence[Mapping[str, Any]]]
   counters: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  timing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

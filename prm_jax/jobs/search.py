@@ -5,6 +5,8 @@
                                        rule to be right
     WORKDIR/candidates/NNNNN.jsonl.gz  their candidates, trajectories with step scores
     WORKDIR/trees/NNNNN.jsonl.gz       every beam, with search.tree
+    WORKDIR/timing.jsonl               a line a chunk: seconds, and until each problem
+                                       was done
     WORKDIR/results.json, report.html  methods at equal compute (`search_results`)
 
 The same command again goes on where it was (`jobs/chunks.py`).
@@ -197,7 +199,14 @@ class Maker:
         TREES: trees,
       },
       {k: n for k, n in counters.items() if n},
-      {'problems': len(problems), 'seconds_a_problem': seconds},
+      {
+        'problems': len(problems),
+        'seconds_a_problem': seconds,
+        'method': method.name,
+        'seconds_until_done': {
+          p.problem_id: round(r.seconds, 6) for p, r in zip(problems, found)
+        },
+      },
     )
 
   def _row(

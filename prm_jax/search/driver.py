@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +52,8 @@ class Result:
       deepest beam), unscored (steps), refused, empty_steps.
     tree: edges as `nodes.tree` gives them, [] unless asked for.
     meta: of the algorithm's outcome.
+    seconds: from the start of the call until this problem was done; problems of a call
+      share its steps, so these do not add up.
   """
 
   candidates: list[Trajectory]
@@ -59,6 +62,7 @@ class Result:
   counts: dict[str, int]
   tree: list[dict[str, Any]]
   meta: dict[str, Any]
+  seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
 def run(
@@ -101,6 +105,7 @@ def run(
     raise UserError('a problem is there twice; give each problem_id once.')
   if not problems:
     return []
+  began = time.monotonic()
   kind = scorer.kind if scorer else 'probability'
   runs = [_Run(p, algorithm, Problem(p.problem_id, p.question, kind, sampling.seed))
           for p in problems]  # fmt: skip
@@ -109,6 +114,9 @@ def run(
   going = runs
   while going := [r for r in going if r.ask is not None]:
     rounds.one(going)
+    for r in going:
+      if r.ask is None:
+        r.seconds = time.monotonic() - began
   return [r.result(policy, scorer, sampling, name, keep_tree) for r in runs]
 
 
@@ -122,6 +130,7 @@ class _Run:
     self.ask: Ask | None = None
     self.question: Place | None = None  # as the scorer has read it
     self.skipped = ''
+    self.seconds = 0.0
     self._outcome = Outcome([])
     self._steps = algorithm(known)
     self._advance(None)
@@ -196,7 +205,7 @@ class _Run:
     tree = nodes.tree(self.nodes) if keep_tree else []
     return Result(
       out, self._outcome.chosen, self.skipped, dict(sorted(self.counts.items())),
-      tree, self._outcome.meta,
+      tree, self._outcome.meta, self.seconds,
     )  # fmt: skip
 
 
