@@ -1,12 +1,18 @@
 """Eight simulated devices, strict shapes, and a compilation cache a test run."""
 
+import gc
+
 import jax
 import pytest
 from absl import flags
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Most of the time goes into compiling; the tests ask what is done, not how fast.
+jax.config.update('jax_disable_most_optimizations', True)
 flags.FLAGS.mark_as_parsed()
+# A full collection walks everything that jax has traced so far.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from often import often
 
 from prm_jax.errors import UserError
 from prm_jax.formats import answer_checker, importers
@@ -176,7 +177,7 @@ def test_input_is_never_run(checker, tmp_path):
   assert not mark.exists()
 
 
-@pytest.mark.parametrize('text', HANGS)
+@pytest.mark.parametrize('text', often(HANGS, HANGS[0]))
 def test_a_hang_ends_with_its_cpu_time_and_is_stored(text):
   start = time.monotonic()
   with Checker(workers=1, cpu_seconds=0.5) as checker:

@@ -5,7 +5,6 @@ import threading
 import numpy as np
 import pytest
 from serving_cases import Gated, make_scorer, solutions
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax.inference import batching
 from prm_jax.inference.batching import Batcher, Closed, Full

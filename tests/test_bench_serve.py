@@ -4,7 +4,6 @@ import json
 
 import pytest
 from test_bench import TINY
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import main
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, quick_compilation, refusal, results, run
+from tiny_runs import ROOT, arguments, refusal, results, run
 
 from prm_jax import exports, records, tensors
 from prm_jax.formats import tokenizers
@@ -12,7 +12,6 @@ from prm_jax.inference import api
 from prm_jax.models import weights
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
 
-__all__ = ['quick_compilation']
 CONFIG = str(ROOT / 'configs' / 'calibrate.py')
 
 

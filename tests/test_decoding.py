@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from often import often
 
 from prm_jax.models import attention, decoder, decoding, lm, weights
 from prm_jax.specs import ModelSpec
@@ -64,11 +65,7 @@ def largest_error(spec, params, n_new, shared_length, n_shared=16, vocabulary=40
 
 
 # Those that differ most from each other by default, all of them with the slow tests.
-OFTEN = ('plain', 'grouped', 'scanned', 'windows')
-NAMES = [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS]
-
-
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', often(VARIANTS, 'grouped', 'scanned'))
 def test_equals_the_full_forward(name):
   spec = spec_of(**VARIANTS[name])
   shared_length = jnp.array([[3, 9, 0], [15, 1, 7]], jnp.int32)

@@ -8,7 +8,6 @@ import pytest
 import tiny_checkpoints
 import tiny_runs
 from tiny_runs import BARE, BASE, TINY, promised, refusal, results, run
-from tiny_runs import quick_compilation as quick_compilation
 
 import prm_jax
 from configs import base

@@ -6,7 +6,6 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from tiny_runs import quick_compilation
 
 from prm_jax.evaluation import hack_effects, hack_tokens, intervals
 from prm_jax.evaluation.hack_best_of_n import overoptimise
@@ -24,7 +23,6 @@ from prm_jax.worlds import arithmetic, truths
 from prm_jax.worlds.arithmetic import WorldConfig
 from prm_jax.worlds.problems import parse_step
 
-__all__ = ['quick_compilation']
 WORLD = WorldConfig(n_heldout=300, min_ops=3, max_ops=5)
 BY_NAME = {p.name: p for p in PROBES}
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, quick_compilation, refusal, results, run
+from tiny_runs import ROOT, arguments, refusal, results, run
 
 from prm_jax import exports, records, tensors
 from prm_jax.evaluation.hack_probes import PROBES
@@ -18,7 +18,6 @@ from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
 from prm_jax.worlds import arithmetic
 from prm_jax.worlds.arithmetic import WorldConfig
 
-__all__ = ['quick_compilation']
 CONFIG = str(ROOT / 'configs' / 'hackability.py')
 MODEL = ModelSpec(
   260, n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32

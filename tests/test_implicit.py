@@ -9,7 +9,6 @@ import pytest
 import tiny_tokenizers
 from test_public_prms import ROOT
 from test_public_prms import pytestmark as pytestmark
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import step_values
 from prm_jax.errors import UserError

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from often import often
 
 from prm_jax import step_values
 from prm_jax.errors import UserError
@@ -36,7 +37,6 @@ CASES = {
     {'rope_scaling': ('linear', 2.0)},
   ),
 }  # fmt: skip
-OFTEN = ('scalar',)
 
 
 def make(name='scalar', **changes):
@@ -72,9 +72,7 @@ def reference(spec, params):
   return values
 
 
-@pytest.mark.parametrize(
-  'name', [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.parametrize('name', often(CASES, 'scalar'))
 def test_equals_whole_solutions_and_reads_new_tokens_only(name):
   spec, params = make(name)
   scorer = IncrementalScorer(spec, params, BYTES, max_rows=8)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tiny_runs
 from tiny_runs import BARE, BASE, ROOT, TINY, refusal, results, run
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports
 

@@ -14,7 +14,6 @@ import subprocess
 import pytest
 import tiny_runs
 from tiny_runs import BARE, arguments, record, refusal, results, run, write_lines
-from tiny_runs import quick_compilation as quick_compilation
 
 TINY = {**tiny_runs.TINY, **BARE, 'optimizer.horizon': 30, 'data.label': 'human'}
 NOBODY = {'human': {'kind': 'correctness', 'values': [None] * 4}}

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tiny_policies
 import tiny_runs
+from often import often
 from test_chunks import Killed
 from tiny_runs import (
   ROOT,
@@ -21,7 +22,6 @@ from tiny_runs import (
   start,
   write_lines,
 )
-from tiny_runs import quick_compilation as quick_compilation
 
 from configs import base
 from prm_jax import records
@@ -129,7 +129,10 @@ def test_every_option_has_a_key():
   assert keys == options - set(labellers.SET_ELSEWHERE)
 
 
-@pytest.mark.parametrize('algorithm', registry.ALGORITHMS)
+@pytest.mark.parametrize(
+  'algorithm',
+  often(registry.ALGORITHMS, 'mc_hard', 'adaptive', 'omega_prm', 'grounded_prm'),
+)
 def test_algorithms(algorithm, policy, solutions, tmp_path, monkeypatch):
   """Rows, evidence and results; killed and restarted, and in shards: the same."""
   work = tmp_path / 'straight'

@@ -18,7 +18,6 @@ from tiny_runs import (
   start,
   write_lines,
 )
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports, records
 from prm_jax.jobs import chunks, rollout

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny_runs
 from tiny_runs import BARE, arguments, record, refusal, results, run, tool, write_lines
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import records
 from prm_jax.formats import tokenizers

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from often import often
 from tiny_runs import BARE, arguments, contents, promised, results, run
-from tiny_runs import quick_compilation as quick_compilation
 
 import prm_jax
 from prm_jax import exports, objectives
@@ -210,7 +210,9 @@ def objective_keys(name):
   return keys
 
 
-@pytest.mark.parametrize('name', ['q_ranking', 'td', 'three_class', 'orm', 'mse'])
+@pytest.mark.parametrize(
+  'name', often(('q_ranking', 'td', 'three_class', 'orm', 'mse'), 'q_ranking', 'td')
+)
 def test_objectives_train(name, tmp_path):
   work = bare(tmp_path / name, **objective_keys(name))
   rows = metric_rows(work)

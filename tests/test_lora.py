@@ -9,7 +9,6 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax.errors import UserError
 from prm_jax.models import layers, lora, scorer, weights

@@ -80,6 +80,7 @@ def test_steps_only_in_last_layer_is_the_full_forward_gathered(params):
   np.testing.assert_allclose(at_steps, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_scan_is_unrolled(params):
   scanned = change(scan_layers=True)
   stacked = weights.stack_layers(params)

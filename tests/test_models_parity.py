@@ -14,11 +14,6 @@ from prm_jax.models import decoder, weights
 TOLERANCE = {'hidden': 1e-4, 'logits': 1e-4, 'probabilities': 1e-5}
 
 
-# All of them with the slow tests, by default those with most options.
-def some(*often):
-  return [c if c in often else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
-
-
 def test_both_forms_of_config_are_there():
   forms = {'rope_parameters' in (FOLDER / c / 'config.json').read_text() for c in CASES}
   assert len(CASES) == 12 and forms == {True, False}
@@ -36,13 +31,13 @@ def test_matches_reference(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', some('gemma2', 'qwen3_tied'))
+@pytest.mark.parametrize('case', CASES)
 def test_matches_reference_over_the_cache(case):
   assert parity_cases.cached_difference(case) < TOLERANCE['hidden']
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', some('gemma2'))
+@pytest.mark.parametrize('case', CASES)
 def test_scanned_layers_at_chosen_positions(case):
   """The scanned model, in blocks, at chosen positions only, is the same model."""
   spec, params = parity_cases.load(case, scan_layers=True, query_block=5)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from often import often
 
 from prm_jax import objectives, records, specs, step_values
 from prm_jax.errors import UserError
@@ -69,7 +70,7 @@ def loss_and_grad(name, outputs, batch, unit=None):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', often(NAMES, 'bce', 'q_ranking', 'td'))
 def test_magnitude_50_in_both_float_types(name, kind):
   for scale in (50.0, -50.0, 167.0):
     batch, outputs = whole_batch(name, KINDS[kind], scale=scale, dtype=jnp.bfloat16)

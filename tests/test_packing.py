@@ -12,6 +12,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from often import often
 from test_data_batches import make_cache
 
 from prm_jax.data import assembly, epoch_plan, packing, token_cache
@@ -244,14 +245,6 @@ def learned(spec_name, head_name):
 _PULL = jax.jit(lambda back, gradient: back(gradient)[0])
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Compiles with less effort: these tests ask what is computed, not how fast."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'spec_name', ['gemma', pytest.param('plain', marks=pytest.mark.slow)]
@@ -271,14 +264,16 @@ def test_probabilities(spec_name):
 
 UNITS = {'td': ('trajectory', 'problem'), 'next_token': ('trajectory', 'problem')}
 CASES = [
-  pytest.param('gemma', name, unit, marks=pytest.mark.slow)
+  ('gemma', name, unit)
   for name, o in registry.OBJECTIVES.items()
   for unit in (o.unit, *UNITS.get(name, ()))
 ]
 CASES += [('plain', 'td', 'step'), ('plain', 'q_ranking', 'trajectory')]
 
 
-@pytest.mark.parametrize('spec_name,name,unit', CASES)
+@pytest.mark.parametrize(
+  'spec_name,name,unit', often(CASES, ('plain', 'q_ranking', 'trajectory'))
+)
 def test_packed_equals_unpacked(spec_name, name, unit):
   """Loss, weight and gradient of every objective on the same solutions."""
   objective = registry.OBJECTIVES[name]

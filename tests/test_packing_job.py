@@ -15,7 +15,6 @@ from tiny_runs import (
   run,
   write_lines,
 )
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax.jobs import train as job
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from often import often
 from tiny_runs import ROOT, refusal, results, run
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports, tensors
 from prm_jax.jobs import train as job
@@ -76,7 +76,7 @@ class Killed(BaseException):
   pass
 
 
-@pytest.mark.parametrize('call', [2, 6])
+@pytest.mark.parametrize('call', often([2, 6], 6))
 def test_a_killed_run_goes_on(call, straight, tmp_path, monkeypatch):
   every = {'checkpoint__every_steps': 2}
   note, calls = job.Run._note, [0]

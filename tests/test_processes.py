@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+import tiny_checkpoints
 import tiny_runs
 from tiny_runs import BASE, ROOT, arguments, environment, promised
 
+from prm_jax import exports
 from prm_jax.errors import PeerLost, UserError
 from prm_jax.parallel import supervisor
 from prm_jax.parallel.processes import Processes, resolve
@@ -42,8 +45,10 @@ def free_port():
 class Group:
   """The same command in `n` processes of `devices` each."""
 
-  def __init__(self, workdir, n, devices, environ=None, present=None, **overrides):
-    tiny = {**TINY, **{k.replace('__', '.'): v for k, v in overrides.items()}}
+  def __init__(
+    self, workdir, n, devices, environ=None, present=None, keys=TINY, **overrides
+  ):
+    tiny = {**keys, **{k.replace('__', '.'): v for k, v in overrides.items()}}
     if n > 1:
       tiny |= {
         'parallel.coordinator': f'127.0.0.1:{free_port()}',
@@ -197,6 +202,37 @@ def test_the_same_curve(mesh, alone, tmp_path):
   if mesh != 'accumulation':
     np.testing.assert_allclose(curve(two), alone, rtol=1e-5)
   assert 'parameters' in said[0] and 'parameters' not in said[1]  # one speaks
+
+
+@pytest.mark.slow
+def test_low_rank_updates_of_a_checkpoint(tmp_path):
+  """The frozen weights are read by both processes, onto the shards of each."""
+  keys = {k: v for k, v in TINY.items() if not k.startswith('model.')}
+  keys |= {
+    'model.init_from': tiny_checkpoints.write(tmp_path / 'model'),
+    'model.rope_theta': 10000.0,
+    'model.scan_layers': True,
+    'model.frozen_dtype': 'bfloat16',
+    'lora.rank': 4,
+    'lora.dropout': 0.1,
+    'optimizer.warmup_steps': 0,
+    'train.steps': 20,
+    'parallel.fsdp': 4,
+  }
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  train(one, 1, 8, keys=keys)
+  train(two, 2, 4, keys=keys)
+  np.testing.assert_allclose(curve(two), curve(one), rtol=1e-5)
+  commits = [max((w / 'checkpoints').iterdir()) / 'commit.json' for w in (one, two)]
+  for commit in commits:
+    held = commit.read_text()
+    assert 'lora_a_DR' in held and 'embed_VD' not in held
+  merged = [exports.load_scorer(w / 'scorer')[1] for w in (one, two)]
+  for a, b in zip(*map(jax.tree.leaves, merged), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+  # Two processes take up what one saved, on another mesh.
+  more = keys | {'train.steps': 24, 'parallel.tensor': 2, 'parallel.fsdp': 2}
+  assert 'after step 20' in train(one, 2, 4, keys=more)[0]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_tokenizers
-from tiny_runs import quick_compilation as quick_compilation
+from often import often
 
 from prm_jax import step_values
 from prm_jax.errors import UserError
@@ -78,7 +78,7 @@ def rows_of(expected):
   return rows, probs
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', often(CASES, 'qwen2_math_prm', 'mistral_plus_minus'))
 def test_probabilities_of_the_reference(tmp_path, case):
   folder = make(tmp_path, case)
   spec, params, tokenizer, about = public.load_scorer(folder)

@@ -8,8 +8,8 @@ import time
 
 import pytest
 import tiny_runs
+from often import often
 from tiny_runs import BASE, arguments, promised, results, run
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports, files
 from prm_jax.jobs import train as job
@@ -45,7 +45,7 @@ def signal_at(step, monkeypatch, number=signal.SIGTERM):
   monkeypatch.setattr(job.Run, '_note', noted)
 
 
-@pytest.mark.parametrize('step', [0, 4, 5])
+@pytest.mark.parametrize('step', often([0, 4, 5], 4))
 def test_sigterm_saves_and_resumes(step, straight, tmp_path, monkeypatch, capsys):
   """Before, at and after a logged step: sums since the last one survive."""
   with monkeypatch.context() as patch:
@@ -103,13 +103,7 @@ PLACES = {
 }
 
 
-OFTEN = ('in a step', 'inside a save', 'after the export', 'in evaluation')
-
-
-@pytest.mark.parametrize(
-  'place',
-  [p if p in OFTEN else pytest.param(p, marks=pytest.mark.slow) for p in PLACES],
-)
+@pytest.mark.parametrize('place', often(PLACES, 'in a step', 'inside a save'))
 def test_dying_anywhere(place, straight, tmp_path, monkeypatch):
   owner, name, how = PLACES[place]
   every = {'checkpoint__every_steps': 3}  # not where a row is logged

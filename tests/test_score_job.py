@@ -7,7 +7,6 @@ import pytest
 from test_implicit import folder_of
 from test_public_prms import make
 from test_public_prms import pytestmark as pytestmark
-from tiny_runs import quick_compilation as quick_compilation
 from tiny_runs import record, refusal, run, tool, write_lines
 
 import prm_jax

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_policies
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax.errors import UserError
 from prm_jax.formats import text_format

@@ -22,7 +22,6 @@ from tiny_runs import (
   start,
   write_lines,
 )
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports, jsonl, records
 from prm_jax.evaluation import compute

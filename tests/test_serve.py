@@ -25,7 +25,6 @@ from serving_cases import (
   solutions,
 )
 from tiny_runs import finish, refusal, start, tool
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import exports
 from prm_jax.formats import tokenizers

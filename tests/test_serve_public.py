@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from test_public_prms import make
 from test_public_prms import pytestmark as pytestmark
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax.formats.splitting import Splitter
 from prm_jax.formats.step_format import encode

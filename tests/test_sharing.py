@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_packing import SPECS, HeadSpec, losses_of
-from test_packing import quick_compilation as quick_compilation
 
 from prm_jax.data import assembly, sharing, token_cache
 from prm_jax.data.batches import Batches

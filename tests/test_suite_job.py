@@ -9,7 +9,6 @@ import pytest
 import tiny_runs
 from test_public_prms import make
 from tiny_runs import ROOT, refusal, run
-from tiny_runs import quick_compilation as quick_compilation
 
 from prm_jax import records
 from prm_jax.formats import importers

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from often import often
 
 from prm_jax.models import scorer, weights
 from prm_jax.objectives import registry
@@ -84,10 +85,7 @@ def one_device():
 
 @pytest.mark.parametrize(
   'way',
-  [
-    w if w != 'fsdp' else pytest.param(w, marks=pytest.mark.slow)
-    for w in (*WAYS, 'pmap')
-  ],
+  often((*WAYS, 'pmap'), 'fsdp_tensor'),
 )
 def test_numbers_of_one_device(way, one_device):
   losses, gradient = run(way)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import jax
-import pytest
 
 from prm_jax import main as program
 
@@ -41,14 +40,6 @@ TINY = {
 }
 # A run that only trains.
 BARE = {'data.validation': '', 'data.evaluate': '', 'report': False}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Compiles with less effort: these tests ask what is done, not how fast."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def arguments(workdir, config=BASE, tiny=TINY, **overrides):
