@@ -50,8 +50,8 @@ METHODS = (
 
 def get_config():
   c = search.get_config()
-  c.rollout.problems = '0:450'
+  c.rollout.problems = '500:1100'
   c.search.methods = '; '.join(METHODS)
-  c.search.validation = 150
+  c.search.validation = 250
   c.chunk.size = 150
   return c

@@ -15,6 +15,8 @@ from prm_jax.evaluation.votes import vote
 
 MAJORITY, ORACLE = 'majority', 'oracle'
 BEST, VOTE = 'best', 'vote'
+NAMED = 5
+"""A warning about more methods than these counts them."""
 _MILLION = 1e6
 
 
@@ -176,17 +178,21 @@ def warnings(verdicts: Sequence[Verdict]) -> list[str]:
         'equal compute on the other problems.'
       )
   if worse := of('worse'):
-    out.append(
-      'Worse than the majority vote at equal compute: ' + ', '.join(worse) + '.'
-    )
+    out.append(f'Worse than the majority vote at equal compute: {_some(worse)}.')
   if unclear := of('not shown'):
     out.append(
       'Not shown to be better than the majority vote at equal compute: '
-      + ', '.join(unclear) + '.'
-    )  # fmt: skip
+      f'{_some(unclear)}.'
+    )
   if beyond := of('beyond the bank'):
     out.append(
       'Not compared, because they cost more than the whole bank of samples: '
-      + ', '.join(beyond) + '; give best_of_n a larger n.'
-    )  # fmt: skip
+      f'{_some(beyond)}; give best_of_n a larger n.'
+    )
   return out
+
+
+def _some(names: Sequence[str]) -> str:
+  if len(names) <= NAMED:
+    return ', '.join(names)
+  return f'{len(names)} of the methods (the table says which)'

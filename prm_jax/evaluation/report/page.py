@@ -178,7 +178,7 @@ def _without_split(path: str, reading: str) -> str:
 def _tables(data: ReportData) -> Html | None:
   if not data.tables:
     return None
-  shown = [tables.result_table(t) for t in data.tables]
+  shown = [tables.result_table(t, len(data.tables) == 1) for t in data.tables]
   return tag('section', tag('h2', 'Tables', id='tables'), *shown)
 
 

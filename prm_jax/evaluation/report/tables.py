@@ -10,11 +10,16 @@ from prm_jax.evaluation.report.data import Interval, ReportData, Table
 from prm_jax.evaluation.report.markup import Html, join, tag
 
 MOST_ROWS = 12
-"""A longer table is folded: its title shows, a click opens it."""
+"""A longer one of several tables is folded: its title shows, a click opens it."""
 
 
-def result_table(table: Table) -> Html:
-  """A table of a report with a bar under every interval; stacked on a phone."""
+def result_table(table: Table, alone: bool = False) -> Html:
+  """A table of a report with a bar under every interval; stacked on a phone.
+
+  Args:
+    table: what it holds.
+    alone: it is the only one of the report, and so never folded.
+  """
   # On a phone a small table is stacked, cell under cell; a large one is scrolled.
   large = len(table.header) > 5 or len(table.rows) * len(table.header) > 30
   spans = _column_scales(table)
@@ -45,7 +50,7 @@ def result_table(table: Table) -> Html:
       'div', body, class_='scroll', tabindex=0, role='region', aria_label=table.title
     ),
   ]
-  if len(table.rows) > MOST_ROWS:
+  if len(table.rows) > MOST_ROWS and not alone:
     count = tag('small', f'{len(table.rows)} rows')
     summary = tag('summary', table.title, ' ', count)
     return tag('details', summary, *inside, class_='card table fold')
