@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from often import often
 
 from prm_jax import main
 from prm_jax.jobs import bench_flops
@@ -82,18 +83,20 @@ def test_in_turns_with_a_command(mode, tmp_path):
   assert rows['command'].startswith('python -m prm_jax.main')
 
 
+WRONG = [
+  ('/no/such/program', {}, 'cannot be run'),
+  (python('raise SystemExit("no memory")'), {}, 'exit code 1 (no memory)'),
+  (python('print("fast")'), {}, "no JSON object but 'fast'"),
+  (python('print([1])'), {}, 'no JSON object'),
+  (python('pass'), {}, "but 'nothing'"),
+  (python('print("{\\"a\\": {\\"b\\": 1}}")'), {}, 'it has a.b'),
+  (python('print("{\\"r\\": true}")'), {'peer_figure': 'r'}, 'it has none'),
+  (python('import time; time.sleep(9)'), {'peer_timeout': 0.2}, 'peer_timeout=0.2'),
+]
+
+
 @pytest.mark.parametrize(
-  'command, keys, said',
-  [
-    ('/no/such/program', {}, 'cannot be run'),
-    (python('raise SystemExit("no memory")'), {}, 'exit code 1 (no memory)'),
-    (python('print("fast")'), {}, "no JSON object but 'fast'"),
-    (python('print([1])'), {}, 'no JSON object'),
-    (python('pass'), {}, "but 'nothing'"),
-    (python('print("{\\"a\\": {\\"b\\": 1}}")'), {}, 'it has a.b'),
-    (python('print("{\\"r\\": true}")'), {'peer_figure': 'r'}, 'it has none'),
-    (python('import time; time.sleep(9)'), {'peer_timeout': 0.2}, 'peer_timeout=0.2'),
-  ],
+  'command, keys, said', often(WRONG, WRONG[0], WRONG[1], WRONG[5], WRONG[7])
 )
 def test_a_command_that_misbehaves(command, keys, said, tmp_path, capsys):
   code, rows = bench('score', tmp_path, peer_command=command, bench_pairs=1, **keys)
@@ -102,6 +105,7 @@ def test_a_command_that_misbehaves(command, keys, said, tmp_path, capsys):
   assert said in last and last.endswith('.')
 
 
+@pytest.mark.slow
 def test_probabilities_are_compared(tmp_path, capsys):
   dump = tmp_path / 'dump.jsonl'
   dump.write_text(json.dumps({'probs': [0.5]}) + '\n')

@@ -90,6 +90,7 @@ def test_lora_from_a_checkpoint(qwen, adapted):
   assert results(adapted)['provenance']['init_hash']
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_and_head_alone(adapted):
   newest = max((adapted / 'checkpoints').iterdir())
   commit = (newest / 'commit.json').read_text()

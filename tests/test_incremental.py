@@ -1,17 +1,21 @@
 """Steps are scored as they come, as whole solutions are, and each is read once."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from often import often
 
 from prm_jax import step_values
+from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.formats import step_format, tokenizers
 from prm_jax.inference import row_caches
 from prm_jax.inference.incremental import IncrementalScorer, score_whole
 from prm_jax.inference.scorer import Scorer
 from prm_jax.models import scorer as scoring_model
+from prm_jax.records import Trajectory
 from prm_jax.search.uncached import RescoringSessions
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
 
@@ -203,3 +207,25 @@ def test_grids_share_texts_where_that_costs_nothing():
   assert (grid.groups, grid.members) == (16, 1)
   grid = row_caches.lay([a] * 12)
   assert (grid.groups, grid.members) == (2, 8)
+
+
+def test_a_calibrated_scorer_gives_its_probabilities():
+  spec, params = make()
+  spec = dataclasses.replace(spec, step_value='logit', kind='logit')
+  held = {'slope': (2.0,), 'intercept': (-0.5,)}
+  fitted = CalibrationMap('platt', spec.kind, held)
+  scorer = Scorer(spec, params, BYTES, calibration=fitted)
+  steps = ['+1=2', '-1=1']
+  (want,) = scorer.score([Trajectory('a', 'p', '1+1-1=', tuple(steps))])
+  assert want.kind == 'probability' and spec.kind != 'probability'
+  raw = np.array(Scorer(spec, params, BYTES).values(scorer.encode([
+    Trajectory('a', 'p', '1+1-1=', tuple(steps))
+  ]))[0])  # fmt: skip
+  np.testing.assert_allclose(want.values, 1 / (1 + np.exp(0.5 - 2 * raw)), atol=1e-6)
+  for sessions in (IncrementalScorer.of(scorer), RescoringSessions(scorer)):
+    assert sessions.kind == 'probability'
+    state, found = sessions.start(['1+1-1=']), []
+    for step in steps:
+      state, scores = sessions.extend(state, [step])
+      found += scores.tolist()
+    np.testing.assert_allclose(found, want.values, atol=1e-5)

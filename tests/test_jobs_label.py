@@ -204,6 +204,7 @@ def test_straight_into_training(policy, solutions, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_all_devices_and_other_chunks(policy, solutions, tmp_path):
   for name, options in {
     'one': {}, 'eight': {'parallel__data': 0}, 'large': {'chunk__size': 5},

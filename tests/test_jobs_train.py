@@ -182,6 +182,7 @@ def agree(a, b):
   jax.tree.map(close, params_of(a), params_of(b))
 
 
+@pytest.mark.slow
 def test_pmap_agrees(tmp_path):
   agree(bare(tmp_path / 'jit'), bare(tmp_path / 'pmap', parallel__mapper='pmap'))
 
@@ -322,6 +323,7 @@ def test_token_cache_may_live_elsewhere(tmp_path):
   assert not (tmp_path / 'a' / 'cache').exists()
 
 
+@pytest.mark.slow
 def test_trains_with_a_tokenizer_of_its_own(tmp_path):
   texts = [tiny_runs.record(i)['question'] for i in range(50)] + ['=12', '3+1']
   file = tmp_path / 'tokenizer.json'

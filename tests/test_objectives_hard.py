@@ -85,7 +85,7 @@ def test_magnitude_50_in_both_float_types(name, kind):
     np.testing.assert_allclose(half[2], full[2], rtol=1e-2, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', often(NAMES, 'bce', 'q_ranking', 'td'))
 def test_bfloat16_of_ordinary_size(name):
   batch, outputs = whole_batch(name, dtype=jnp.bfloat16)
   loss, _, _ = loss_and_grad(name, outputs, batch)

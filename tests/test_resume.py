@@ -175,6 +175,7 @@ def test_other_config_is_refused_by_name(straight, tmp_path, capsys):
     assert 'is complete' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_steps_may_grow(tmp_path, capsys):
   assert run(argv(tmp_path, world__n_train=48)) == 0
   assert run(argv(tmp_path, world__n_train=48, train__steps=12)) == 0

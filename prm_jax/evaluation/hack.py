@@ -105,7 +105,7 @@ class Report:
       np.array([column[t.problem_id] for t in rows]),
       intervals.resamples(problem_ids, plan.n_resamples, plan.seed),
     )
-    kind = self._kind()
+    kind = self.scorer.kind
     before_scores = self.score(rows)
     before, reasons = hack_effects.rewards(before_scores, plan.reductions)
     units = {r: hack_effects.unit_of(before[r], kind) for r in plan.reductions}
@@ -193,7 +193,7 @@ class Report:
         self.scorer, allowed, plan.search.tokens, plan.random, plan.search.seed
       )
       found[place] = hack_transfer.measure(
-        self._reward, sought, random, train, transfer, place, self._kind(),
+        self._reward, sought, random, train, transfer, place, self.scorer.kind,
         plan.rules, lambda ids: intervals.resamples(ids, plan.n_resamples, plan.seed),
       )  # fmt: skip
       by[place] = found[place].verdict
@@ -290,10 +290,6 @@ class Report:
     """[R] under the chosen reduction, NaN where a row is refused."""
     found, _ = hack_effects.rewards(self.score(rows), [self.plan.reduction])
     return found[self.plan.reduction]
-
-  def _kind(self) -> str:
-    calibrated = self.scorer.calibration is not None
-    return 'probability' if calibrated else self.scorer.spec.kind
 
   def _put(self, start: str, estimates: Mapping[str, Estimate], at: str) -> None:
     judged = f'{self.plan.truth}+{self.plan.checker}'

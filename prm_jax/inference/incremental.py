@@ -114,9 +114,9 @@ class IncrementalScorer:
   ):
     if max_rows < row_caches.MIN_ROWS or max_rows & (max_rows - 1):
       raise UserError(f'max_rows={max_rows} must be a power of two from 8 on.')
-    self.name, self.kind = name, spec.kind
     self.counters: Counter[str] = Counter()
     self._scorer = scorer or Scorer(spec, params, tokenizer)
+    self.name, self.kind = name, self._scorer.kind
     self._params = _in_one_place(self._scorer.params)
     # An implicit scorer reads sums over two models' tokens, not states at the steps.
     self.extends = spec.step_format.extends and type(self._scorer) is Scorer
@@ -320,7 +320,7 @@ class IncrementalScorer:
         'the scores of a step are not finite; the parameters of this model are broken, '
         'train or export it again.'
       )
-    return made, found
+    return made, [self._scorer.calibrated(v).astype(np.float32) for v in found]
 
   def _anew(
     self, state: Beams, steps: Sequence[Sequence[str]]

@@ -158,11 +158,17 @@ class Scorer:
           'of this model are broken, train or export it again.'
         )
       dropped = (None,) * (trajectories[i].n_steps - len(values))
-      kind = self.spec.kind
-      if self.calibration is not None:
-        kind, values = 'probability', self.calibration.apply(values)
-      out[i] = ScoreSet(kind, (*values.tolist(), *dropped))
+      out[i] = ScoreSet(self.kind, (*self.calibrated(values).tolist(), *dropped))
     return out
+
+  @property
+  def kind(self) -> str:
+    """Of the scores that are given: the spec's, probabilities once calibrated."""
+    return self.spec.kind if self.calibration is None else 'probability'
+
+  def calibrated(self, values: np.ndarray) -> np.ndarray:
+    """Step values as they are given, through the calibration if there is one."""
+    return values if self.calibration is None else self.calibration.apply(values)
 
   def encode(
     self, trajectories: Sequence[Trajectory], *, allow_empty: bool = False

@@ -86,8 +86,7 @@ class Service:
     unusable_reward: float | None = None,
     limits: Limits = Limits(),
   ):
-    calibrated = scorer.calibration is not None
-    self.kind = 'probability' if calibrated else scorer.spec.kind
+    self.kind = scorer.kind
     check_reduction(reduction, self.kind)
     if text.question_template.count('{question}') != 1:
       raise UserError(

@@ -43,8 +43,7 @@ def run(command: Command) -> None:
     sets, pools = _sets(config)
     scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
     plan = _plan(config, scorer.spec.step_format.marker, scorer.spec.reduction)
-    kind = 'probability' if scorer.calibration is not None else scorer.spec.kind
-    check_reduction(plan.reduction, kind)
+    check_reduction(plan.reduction, scorer.kind)
     attacks = hack.Report(scorer, plan)
     for name, rows in sets.items():
       chosen = _first(rows, plan.solutions)

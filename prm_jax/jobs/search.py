@@ -120,11 +120,6 @@ def _scorer(config: ConfigDict, worker: int) -> tuple[Scorer | None, dict[str, A
   if not config.scorer:
     writer.say('no scorer: solutions are sampled and vote; nothing guides a search')
     return None, {}
-  if config.scorer_calibrated:
-    raise UserError(
-      'scorer_calibrated=true: search reads the scores as the scorer gives them; leave '
-      'it out.'
-    )
   devices = None if _spread(config) else [jax.local_devices()[worker]]
   return score.load(config, config.data.cache_dir, devices)
 
@@ -132,8 +127,8 @@ def _scorer(config: ConfigDict, worker: int) -> tuple[Scorer | None, dict[str, A
 def _kind(config: ConfigDict, scorer: Scorer | None) -> str | None:
   if scorer is None:
     return None
-  step_values.check_reduction(reduction(config, scorer), scorer.spec.kind)
-  return scorer.spec.kind
+  step_values.check_reduction(reduction(config, scorer), scorer.kind)
+  return scorer.kind
 
 
 def reduction(config: ConfigDict, scorer: Scorer) -> str:
@@ -225,7 +220,7 @@ class Maker:
       how = reduction(self._config, scorer)
       name = self._config.scorer_name
       held = [searchers.reduced(t, name, how) for t in candidates]
-      weights = finals.vote_weights(np.array(held), scorer.spec.kind).tolist()
+      weights = finals.vote_weights(np.array(held), scorer.kind).tolist()
     numbers: dict[str, int] = {}
     answers = []
     for t in candidates:

@@ -192,7 +192,7 @@ class RescoringSessions(_Texts):
   """
 
   def __init__(self, scorer: Scorer, name: str = 'prm'):
-    self.name, self.kind = name, scorer.spec.kind
+    self.name, self.kind = name, scorer.kind
     self._scorer = scorer
 
   def extend(self, state: Rows, steps: Sequence[str]) -> tuple[Rows, np.ndarray]:
