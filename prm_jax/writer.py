@@ -106,7 +106,10 @@ class MetricWriter:
 
 
 class Progress:
-  """A bar with ETA in a terminal or notebook, else a log line every 30 s."""
+  """A bar with ETA in a terminal or notebook, else a log line every 30 s.
+
+  A context manager, so that what is said after an error stands below the bar.
+  """
 
   def __init__(self, total: int, what: str, done: int = 0):
     self._total, self._what, self._done, self._first = total, what, done, done
@@ -132,19 +135,12 @@ class Progress:
       eta = f', {(self._total - done) / rate:.0f} s left' if rate > 0 else ''
       say(f'{self._what} {done}/{self._total}{eta}' + (f'  {note}' if note else ''))
 
-  def close(self) -> None:
-    """Ends the bar."""
+  def __enter__(self) -> Progress:
+    return self
+
+  def __exit__(self, *error: object) -> None:
     if self._bar is not None:
       self._bar.close()
-
-
-def track(items: list[Any], what: str) -> Iterator[Any]:
-  """Iterates over `items` with a `Progress`."""
-  progress = Progress(len(items), what)
-  for i, item in enumerate(items, start=1):
-    yield item
-    progress.to(i)
-  progress.close()
 
 
 _muted = False

@@ -85,14 +85,18 @@ def test_tensorboard_events(tmp_path):
   assert b'bad' not in events[0].read_bytes()
 
 
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
 def test_progress_without_a_terminal_is_quiet(monkeypatch, capsys):
   now = [0.0]
   monkeypatch.setattr(writer.time, 'monotonic', lambda: now[0])
-  progress = writer.Progress(100, 'train', done=10)
-  for done in range(11, 101):
-    now[0] += 1.0
-    progress.to(done, 'loss 1')
-  progress.close()
+  with writer.Progress(100, 'train', done=10) as progress:
+    for done in range(11, 101):
+      now[0] += 1.0
+      progress.to(done, 'loss 1')
   said = capsys.readouterr().err.splitlines()
   assert said == [
     'prm_jax: train 40/100, 60 s left  loss 1',
@@ -102,16 +106,23 @@ def test_progress_without_a_terminal_is_quiet(monkeypatch, capsys):
 
 
 def test_progress_in_a_terminal_is_a_bar(monkeypatch, capsys):
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
   terminal = Terminal()
   monkeypatch.setattr(writer.sys, 'stderr', terminal)
-  assert list(writer.track(['a', 'b'], 'files')) == ['a', 'b']
+  with writer.Progress(2, 'files') as progress:
+    progress.to(2)
   assert 'files: 100%' in terminal.getvalue()
 
 
+def test_an_error_stands_below_the_bar(monkeypatch):
+  terminal = Terminal()
+  monkeypatch.setattr(writer.sys, 'stderr', terminal)
+  with pytest.raises(KeyError), writer.Progress(4, 'files') as progress:
+    progress.to(1)
+    raise KeyError
+  assert terminal.getvalue().endswith('\n')
+
+
 def test_progress_of_work_that_was_done_says_nothing(capsys):
-  writer.Progress(5, 'train', done=5).close()
+  with writer.Progress(5, 'train', done=5):
+    pass
   assert capsys.readouterr().err == ''

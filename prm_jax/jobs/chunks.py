@@ -180,9 +180,9 @@ def run(
     threading.Thread(target=loop, args=(w,), name=f'worker-{w}', daemon=True)
     for w in range(min(max(workers, 1), len(missing)))
   ]
-  progress = writer.Progress(len(mine), what, len(mine) - len(missing))
   meter = _Meter(spent)
-  with StopSignal() as stop:
+  bar = writer.Progress(len(mine), what, len(mine) - len(missing))
+  with StopSignal() as stop, bar as progress:
     for thread in threads:
       thread.start()
     told = False
@@ -198,8 +198,7 @@ def run(
       if books.n_written < len(missing):
         progress.to(len(mine) - len(missing) + books.n_written, meter.note())
     stopped = stop.name if stop.requested else ''
-  progress.to(len(mine) - len(missing) + books.n_written, meter.note())
-  progress.close()
+    progress.to(len(mine) - len(missing) + books.n_written, meter.note())
   if errors:
     raise errors[0]
   left = len(missing) - books.n_written

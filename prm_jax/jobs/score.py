@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -104,19 +105,18 @@ def add_scores(
   """The rows with `scores[name]` where possible, and the reasons where not."""
   out = []
   unusable: Counter[str] = Counter()
-  progress = None if quiet else writer.Progress(len(rows), 'scored')
-  for start in range(0, len(rows), CHUNK):
-    part = rows[start : start + CHUNK]
-    for t, result in zip(part, scorer.score(part)):
-      if isinstance(result, Unusable):
-        unusable[result.reason] += 1
-        out.append(t)
-      else:
-        out.append(records.add(t, 'scores', name, result))
-    if progress is not None:
-      progress.to(len(out))
-  if progress is not None:
-    progress.close()
+  shown = contextlib.nullcontext() if quiet else writer.Progress(len(rows), 'scored')
+  with shown as progress:
+    for start in range(0, len(rows), CHUNK):
+      part = rows[start : start + CHUNK]
+      for t, result in zip(part, scorer.score(part)):
+        if isinstance(result, Unusable):
+          unusable[result.reason] += 1
+          out.append(t)
+        else:
+          out.append(records.add(t, 'scores', name, result))
+      if progress is not None:
+        progress.to(len(out))
   return out, unusable
 
 
@@ -146,20 +146,19 @@ def _scored(
   Raises:
     UserError: none could be scored.
   """
-  progress = writer.Progress(total, 'scored')
-  while part := list(itertools.islice(rows, CHUNK)):
-    done, unusable = add_scores(scorer, part, config.scorer_name, quiet=True)
-    counted['rows'] += len(done)
-    counted.update({f'not_scored/{reason}': n for reason, n in unusable.items()})
-    for t in done:
-      held = t.scores.get(config.scorer_name)
-      values = () if held is None else held.values
-      counted['scored'] += held is not None
-      counted['steps'] += len(values)
-      counted['steps_cut_off'] += values.count(None)
-    progress.to(counted['rows'])
-    yield from done
-  progress.close()
+  with writer.Progress(total, 'scored') as progress:
+    while part := list(itertools.islice(rows, CHUNK)):
+      done, unusable = add_scores(scorer, part, config.scorer_name, quiet=True)
+      counted['rows'] += len(done)
+      counted.update({f'not_scored/{reason}': n for reason, n in unusable.items()})
+      for t in done:
+        held = t.scores.get(config.scorer_name)
+        values = () if held is None else held.values
+        counted['scored'] += held is not None
+        counted['steps'] += len(values)
+        counted['steps_cut_off'] += values.count(None)
+      progress.to(counted['rows'])
+      yield from done
   if not counted['scored']:
     unusable = Counter({k: n for k, n in counted.items() if '/' in k})
     raise UserError(f'{config.input}: no row could be scored ({_words(unusable)}).')

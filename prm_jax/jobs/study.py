@@ -134,14 +134,16 @@ def _tune(
 def _run_all(
   work: files.Workdir, runs: Sequence[Run], processes: int
 ) -> dict[str, dict[str, Any]]:
-  progress = writer.Progress(len(runs), 'runs')
   results = {}
-  with StopSignal() as stop, ThreadPoolExecutor(max(processes, 1)) as pool:
+  with (
+    writer.Progress(len(runs), 'runs') as progress,
+    StopSignal() as stop,
+    ThreadPoolExecutor(max(processes, 1)) as pool,
+  ):
     one = lambda r: _one(work, r, stop)
     for done, (key, result) in enumerate(pool.map(one, runs), 1):
       results[key] = result
       progress.to(done, key)
-  progress.close()
   return results
 
 

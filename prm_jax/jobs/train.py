@@ -289,12 +289,12 @@ class Run:
     rows = self.metrics.cut(first) if lead else []
     self.curve = [r for r in rows if any(k.startswith(CURVES) for k in r)]
     window = Window(**extra.get('window', {}))
-    progress = writer.Progress(config.train.steps, 'train', first)
     held = self.mapper.place_state(held)
     clock = time.monotonic(), first
     batches = self.batches.iterate(first)
     with (
       preemption.StopSignal() as self.stop,
+      writer.Progress(config.train.steps, 'train', first) as progress,
       measure.profiled(config.profile, self.work) as profile,
     ):
       waiting: tuple[int, Any] | None = None
@@ -339,7 +339,6 @@ class Run:
           counted = None  # wishes of before the save
           if stop and done < config.train.steps:
             raise Preempted(self._asked(done))
-    progress.close()
     if lead:
       self.metrics.close()
     held = self.mapper.fetch_state(held)
