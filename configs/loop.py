@@ -16,10 +16,10 @@ the policy's decoder and is judged on held-out problems, 16 solutions of the pol
 each. Labels of rollouts estimate V, so a solution is worth the value of its last step
 (`last`); exact labels say which lines are right, so it is worth its worst one (`min`).
 
-2 CPU cores: 336 s up to the first PRM, 110 s for the second. Share solved by a vote of
-16 that is weighted so: .796 [.760, .832] and .774 [.738, .810], majority .738: paired
-.058 [.038, .079] and .036 [.014, .058] above it. Picking one solution: .770 and .736,
-not shown to be above it.
+2 CPU cores: 348 s up to the first PRM, 105 s for the second. Share solved by a vote of
+16 that is weighted so: .794 [.758, .830] and .760 [.724, .798], majority .726: paired
+.068 [.045, .090] and .034 [.008, .060] above it. Picking one solution: .786 and .728,
+.060 [.022, .097] and .002 [-.033, .039] above it.
 """
 
 from configs import base

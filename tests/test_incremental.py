@@ -132,12 +132,13 @@ def test_states_are_values(scorer):
   assert nothing.shape == (0,)
 
 
-def test_rows_that_are_let_go_free_their_keys(scorer):
-  state, _ = scorer.extend(scorer.take(scorer.start(['1+1=']), [0] * 8), ['aa'] * 8)
+def test_rows_that_are_let_go_free_their_keys():
+  scorer = IncrementalScorer(*make(), BYTES)
+  state, _ = scorer.extend(scorer.take(scorer.start(['1+1=']), [0] * 64), ['aa'] * 64)
   few = scorer.take(state, [3, 3])
   question = state.rows[0].text.keys.nbytes
   assert few.cache_bytes - question == (state.cache_bytes - question) // 8
-  _, a = scorer.extend(state, ['b'] * 8)
+  _, a = scorer.extend(state, ['b'] * 64)
   _, b = scorer.extend(few, ['b', 'b'])
   np.testing.assert_allclose(a[3:5], b, atol=1e-6)
 

@@ -23,3 +23,15 @@ def bucket(n: int, smallest: int, per_octave: int = 2) -> int:
   if per_octave > 2:
     step = max(step, smallest)
   return size + -(-(n - size) // step) * step
+
+
+def one_of(n: int, sizes: tuple[int, ...]) -> int:
+  """Smallest of `sizes` that holds n; beyond the last one its doubles.
+
+  >>> [one_of(n, (8, 16, 64)) for n in (3, 9, 17, 65, 300)]
+  [8, 16, 64, 128, 512]
+  """
+  for size in sizes:
+    if n <= size:
+      return size
+  return bucket(n, sizes[-1], 1)

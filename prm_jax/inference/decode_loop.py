@@ -53,7 +53,7 @@ class Slots(NamedTuple):
 
   Attributes:
     shared: for each layer keys and values [U, K, S, H] of the groups' texts.
-    own: for each layer keys and values [U, C, K, S, H] of the slots.
+    own: for each layer keys and values [U * C, K, S, H] of the slots, by group.
     row: int32 [U, C], row of the queue that a slot works on, -1 none.
     start: int32 [U, C], own keys from before; what is fed next is token start + n_new
       of its slot's own.
@@ -104,7 +104,7 @@ def empty(spec: ModelSpec, shape: Shape, device: jax.Device | None) -> Slots:
   ints = lambda *s: jnp.zeros(s, jnp.int32, device=device)
   return Slots(
     text_caches(spec, u, shape.text, device),
-    decoding.own_caches(spec, u, c, shape.own, device),
+    decoding.by_row(decoding.own_caches(spec, u, c, shape.own, device)),
     ints(u, c) - 1, ints(u, c), ints(u, c), ints(u, c), ints(u), ints(u), ints(),
   )  # fmt: skip
 
@@ -209,7 +209,7 @@ def _step(
   shared_length = jnp.where(idle, 0, queue.shared_length[row])
   logits, own = decoding.decode_step(
     spec, params, slots.token, shared_length + slots.start + slots.n_new,
-    slots.shared, shared_length, slots.own,
+    slots.shared, shared_length, decoding.side_by_side(slots.own, *idle.shape),
   )  # fmt: skip
   flat = lambda x: x.reshape(-1, *x.shape[2:])
   drawn = sampling.draw(
@@ -223,7 +223,7 @@ def _step(
   log = Log(slots.row, *drawn)
   n_new = slots.n_new + 1
   done = stops[drawn.token] | (n_new >= queue.limit[row])
-  slots = slots._replace(own=own, token=drawn.token, n_new=n_new)
+  slots = slots._replace(own=decoding.by_row(own), token=drawn.token, n_new=n_new)
   return _take_rows(queue, _free(queue, slots, done & ~idle)), log
 
 

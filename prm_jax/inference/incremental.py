@@ -32,7 +32,7 @@ from prm_jax.formats import step_format
 from prm_jax.formats.step_format import Encoded
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.inference import row_caches
-from prm_jax.inference.buckets import bucket
+from prm_jax.inference.buckets import bucket, one_of
 from prm_jax.inference.row_caches import Block, Own, RowCaches, Text
 from prm_jax.inference.scorer import Scorer
 from prm_jax.models import decoding, heads
@@ -43,7 +43,6 @@ from prm_jax.specs import ScorerSpec
 from prm_jax.step_values import VALUES
 
 MAX_ROWS = 64
-MIN_NEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ class IncrementalScorer:
     max_rows: int = MAX_ROWS,
     scorer: Scorer | None = None,
   ):
-    if max_rows < row_caches.MIN_ROWS or max_rows & (max_rows - 1):
+    if max_rows < row_caches.ROWS[0] or max_rows & (max_rows - 1):
       raise UserError(f'max_rows={max_rows} must be a power of two from 8 on.')
     self.counters: Counter[str] = Counter()
     self._scorer = scorer or Scorer(spec, params, tokenizer)
@@ -272,8 +271,9 @@ class IncrementalScorer:
     if not work:
       return []
     longest = max(len(new.tokens) for new in work.values())
-    n = max(self._scorer.batch_tokens // bucket(longest, MIN_NEW, 1), 1)
-    n = max(min(1 << n.bit_length() - 1, self._max_rows), row_caches.MIN_ROWS)
+    most = self._scorer.batch_tokens // one_of(longest, row_caches.NEW)
+    n = max((r for r in row_caches.ROWS if r <= most), default=row_caches.ROWS[0])
+    n = self._max_rows if most >= self._max_rows else min(n, self._max_rows)
     order = list(work)
     return [order[start : start + n] for start in range(0, len(order), n)]
 
@@ -282,7 +282,7 @@ class IncrementalScorer:
     rows, new = [r for r, _ in work], [x for _, x in work]
     texts = [row.text for row in rows if row.text is not None]
     grid = row_caches.lay(texts)
-    t = bucket(max(len(x.tokens) for x in new), MIN_NEW, 1)
+    t = one_of(max(len(x.tokens) for x in new), row_caches.NEW)
     p = bucket(max(len(x.positions) for x in new), 1, 1)
     room = max(x.start for x in new) + t
     tokens = np.zeros((grid.size, t), np.int32)
@@ -354,14 +354,16 @@ def _extended(
     tokens: int32 [U, C, T].
     start, shared_length: int32 [U, C], own keys and keys of the text that are there.
     at: int32 [U, C, P], where the steps are read.
-    shared, own: as for `decoding.extend`.
+    shared: as for `decoding.extend`.
+    own: keys and values [U * C, K, S, H] of each layer.
   """
-  hidden, own = decoding.extend(
-    spec.model, params, tokens, shared_length + start, shared, shared_length, own, at
+  groups = decoding.side_by_side(own, *start.shape)
+  hidden, groups = decoding.extend(
+    spec.model, params, tokens, shared_length + start, shared, shared_length, groups, at
   )
   hidden = hidden.reshape(-1, *hidden.shape[2:])
   outputs = heads.read(spec.model, spec.head, params, hidden)
-  return VALUES[spec.step_value](outputs.astype(np.float32)), own
+  return VALUES[spec.step_value](outputs.astype(np.float32)), decoding.by_row(groups)
 
 
 def score_whole(

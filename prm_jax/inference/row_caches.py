@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prm_jax.inference.buckets import bucket
+from prm_jax.inference.buckets import bucket, one_of
 from prm_jax.models import decoding
 from prm_jax.models.attention import OWN_BLOCK
 from prm_jax.models.decoding import Caches
@@ -26,7 +25,12 @@ from prm_jax.models.weights import Params
 from prm_jax.specs import ModelSpec
 
 MEMBERS = 8  # rows of a group, where they continue one text
-MIN_ROWS = 8
+# Sizes of blocks. Each shape is compiled anew, for about a second on CPU, so there are
+# few: rows in between compute beside idle ones. Room is cheap, as what no row has
+# reached is not read.
+ROWS = (8, 16, 64)
+ROOMS = (2 * OWN_BLOCK, 8 * OWN_BLOCK)
+NEW = (8, 32)  # tokens that are read at once
 MIN_TOKENS = 16
 MIN_KEYS = 64
 PREFILL_TOKENS = 1024  # of one call
@@ -50,15 +54,15 @@ class Block:
   """Own keys of some rows.
 
   Attributes:
-    layers: for each layer keys and values [U, C, K, S, H].
+    layers: for each layer keys and values [R, K, S, H].
   """
 
   layers: Caches
 
   @property
   def rows(self) -> int:
-    """U * C."""
-    return math.prod(self.layers[0][0].shape[:2])
+    """R."""
+    return self.layers[0][0].shape[0]
 
 
 class Own(NamedTuple):
@@ -145,9 +149,9 @@ def lay(texts: Sequence[Text]) -> Grid:
   of_text: dict[int, list[int]] = {}
   for i, text in enumerate(texts):
     of_text.setdefault(id(text), []).append(i)
-  size = bucket(len(texts), MIN_ROWS, 1)
+  size = one_of(len(texts), ROWS)
   full = sum(-(-len(rows) // MEMBERS) for rows in of_text.values()) * MEMBERS
-  members = MEMBERS if bucket(full, MIN_ROWS, 1) <= size else 1
+  members = MEMBERS if one_of(full, ROWS) <= size else 1
   places = np.zeros(len(texts), np.int32)
   held: list[Text] = []
   for rows in of_text.values():
@@ -207,38 +211,40 @@ class RowCaches:
     self._stacked = (list(texts), stacked)
 
   def gather(self, rows: Sequence[Own], grid: Grid, room: int) -> Caches:
-    """Own keys side by side: for each layer keys and values [U, C, K, S, H].
+    """Own keys side by side: for each layer keys and values [U * C, K, S, H].
 
     Args:
       rows: own keys, one a row of the grid.
       grid: places without a row hold something finite.
       room: S is the next size of blocks that holds so many.
     """
-    room = bucket(room, OWN_BLOCK, 1)
+    room = one_of(room, ROOMS)
     blocks: dict[int, tuple[Block, list[int]]] = {}
     for i, own in enumerate(rows):
       if own.block is not None:
         blocks.setdefault(id(own.block), (own.block, []))[1].append(i)
     if not blocks:
-      return _empty(self._spec, grid.groups, grid.members, room)
+      empty = _empty(self._spec, grid.size, room)
+      keys = grid.texts[0].keys
+      # Where other keys will be: an array that may still move is compiled for apart.
+      return jax.device_put(empty, keys.sharding) if keys.committed else empty
     parts = sorted(blocks.values(), key=lambda part: -len(part[1]))
     block, members = parts[0]
     index = np.zeros(grid.size, np.int32)
     index[grid.places[members]] = [rows[i].row for i in members]
-    out = _gathered(block.layers, index.reshape(grid.groups, grid.members), room)
+    out = _gathered(block.layers, index, room)
     for block, members in parts[1:]:
-      n = bucket(len(members), 1, 1)
+      n = ROWS[0] if len(members) <= ROWS[0] else grid.size
       index, at = np.zeros(n, np.int32), np.full(n, grid.size, np.int32)
       index[: len(members)] = [rows[i].row for i in members]
       at[: len(members)] = grid.places[members]
-      u, c = at // grid.members, at % grid.members
-      out = _put(out, block.layers, index, u, c)
+      out = _put(out, block.layers, index, at)
     return out
 
   def grown(self, layers: Caches, room: int) -> Caches:
     """The same own keys, with room for so many."""
-    room = bucket(room, OWN_BLOCK, 1)
-    return layers if layers[0][0].shape[3] == room else _grown(layers, room)
+    room = one_of(room, ROOMS)
+    return layers if layers[0][0].shape[2] == room else _grown(layers, room)
 
   def compact(self, rows: Sequence[Own]) -> list[Own]:
     """The same own keys; blocks of which at most half the rows are used are copied
@@ -250,12 +256,12 @@ class RowCaches:
         held = blocks.setdefault(id(own.block), (own.block, {}))
         held[1].setdefault(own.row, []).append(i)
     for block, users in blocks.values():
-      size = bucket(len(users), 1, 1)
+      size = one_of(len(users), ROWS)
       if 2 * size > block.rows:
         continue
-      index = np.zeros((size, 1), np.int32)
-      index[: len(users), 0] = list(users)
-      room = block.layers[0][0].shape[3]
+      index = np.zeros(size, np.int32)
+      index[: len(users)] = list(users)
+      room = block.layers[0][0].shape[2]
       smaller = Block(_gathered(block.layers, index, room))
       for row, members in enumerate(users.values()):
         for i in members:
@@ -283,9 +289,9 @@ def _stack(texts: tuple[jax.Array, ...]) -> Caches:
   return [(layer[0], layer[1]) for layer in keys]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _empty(spec: ModelSpec, groups: int, members: int, room: int) -> Caches:
-  return decoding.own_caches(spec, groups, members, room, None)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(spec: ModelSpec, rows: int, room: int) -> Caches:
+  return decoding.by_row(decoding.own_caches(spec, rows, 1, room, None))
 
 
 def _with_room(x: jax.Array, room: int) -> jax.Array:
@@ -294,14 +300,9 @@ def _with_room(x: jax.Array, room: int) -> jax.Array:
   return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, room - x.shape[-2]), (0, 0)])
 
 
-def _rows_of(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Rows `index` of x [U, C, ...], counted through all groups."""
-  return x.reshape(-1, *x.shape[2:])[index]
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def _gathered(layers: Caches, index: jax.Array, room: int) -> Caches:
-  return jax.tree.map(lambda x: _with_room(_rows_of(x, index), room), layers)
+  return jax.tree.map(lambda x: _with_room(x[index], room), layers)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -310,14 +311,12 @@ def _grown(layers: Caches, room: int) -> Caches:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(
-  to: Caches, layers: Caches, index: jax.Array, u: jax.Array, c: jax.Array
-) -> Caches:
-  """Rows `index` of `layers` written to the places (u, c) of `to`; those outside it
-  are dropped."""
+def _put(to: Caches, layers: Caches, index: jax.Array, at: jax.Array) -> Caches:
+  """Rows `index` of `layers` written to the places `at` of `to`; those outside it are
+  dropped."""
 
   def one(to: jax.Array, x: jax.Array) -> jax.Array:
-    rows = _with_room(_rows_of(x, index), to.shape[3])
-    return to.at[u, c].set(rows, mode='drop')
+    rows = _with_room(x[index], to.shape[2])
+    return to.at[at].set(rows, mode='drop')
 
   return jax.tree.map(one, to, layers)

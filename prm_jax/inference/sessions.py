@@ -29,7 +29,7 @@ import numpy as np
 from prm_jax.errors import UserError
 from prm_jax.formats import text_format
 from prm_jax.inference import decode_loop, row_caches
-from prm_jax.inference.buckets import bucket
+from prm_jax.inference.buckets import one_of
 from prm_jax.inference.decode_loop import Log, Queue, Slots
 from prm_jax.inference.engine import STEPS_CROSSING, JaxEngine, by_row, ended
 from prm_jax.inference.requests import Completion, Refusal, Sampling
@@ -43,7 +43,6 @@ from prm_jax.specs import ModelSpec
 
 MAX_ROWS = 64
 STEPS = 32  # tokens of a row between two looks of the host; own keys grow so fast
-MIN_NEW = 8
 HALF = '\ufffd'  # what an unfinished character decodes to
 
 
@@ -123,7 +122,7 @@ class Sessions:
   """
 
   def __init__(self, engine: JaxEngine, *, max_rows: int = MAX_ROWS):
-    if max_rows < row_caches.MIN_ROWS or max_rows & (max_rows - 1):
+    if max_rows < row_caches.ROWS[0] or max_rows & (max_rows - 1):
       raise UserError(f'max_rows={max_rows} must be a power of two from 8 on.')
     self.name, self.separator = engine.name, engine.separator
     self.counters: Counter[str] = Counter()
@@ -241,7 +240,7 @@ class Sessions:
       part = late[start : start + self._max_rows]
       some = [rows[i] for i in part]
       grid = row_caches.lay([_text(row) for row in some])
-      t = bucket(max(read[i] for i in part), MIN_NEW, 1)
+      t = one_of(max(read[i] for i in part), row_caches.NEW)
       tokens = np.zeros((grid.size, t), np.int32)
       for place, row in zip(grid.places, some):
         tokens[place, : len(row.pending) - 1] = row.pending[:-1]
@@ -296,12 +295,12 @@ class Sessions:
     )
     own = self._gathered(rows, grid, steps)
     start = grid.spread([row.n_own for row in rows])
-    slots = Slots(
-      shared, own,
-      *map(jnp.asarray, (place.reshape(u, c), start, first.reshape(u, c), zeros(u, c))),
-      *map(jnp.asarray, (zeros(u), zeros(u), zeros())),
+    state = (
+      place.reshape(u, c), start, first.reshape(u, c), zeros(u, c), zeros(u), zeros(u),
+      zeros(),
     )  # fmt: skip
-    queue, ids = jax.device_put((queue, stops.ids), self._engine.device)
+    state, queue, ids = jax.device_put((state, queue, stops.ids), self._engine.device)
+    slots = Slots(shared, own, *state)
     cancelled = np.zeros((u, c), bool)
     drawn: list[list[int]] = [[] for _ in range(grid.size)]
     logs: list[Log] = []
@@ -432,10 +431,10 @@ def _fed(
 ) -> Caches:
   """Own keys with these tokens, int32 [U, C, T], added behind `start` others."""
   _, own = decoding.extend(
-    spec, params, tokens, shared_length + start, shared, shared_length, own,
-    jnp.zeros_like(tokens[..., :1]),
+    spec, params, tokens, shared_length + start, shared, shared_length,
+    decoding.side_by_side(own, *start.shape), jnp.zeros_like(tokens[..., :1]),
   )  # fmt: skip
-  return own
+  return decoding.by_row(own)
 
 
 def _text(row: Row) -> Text:

@@ -131,6 +131,16 @@ def own_caches(
   return [(zeros(), zeros()) for _ in range(spec.n_layers)]
 
 
+def side_by_side(caches: Caches, groups: int, members: int) -> Caches:
+  """Caches of rows, [U * C, ...], as those of groups, [U, C, ...]."""
+  return jax.tree.map(lambda x: x.reshape(groups, members, *x.shape[1:]), caches)
+
+
+def by_row(caches: Caches) -> Caches:
+  """Caches of groups, [U, C, ...], as those of rows, [U * C, ...]."""
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches)
+
+
 def extend(
   spec: ModelSpec,
   params: Params,
