@@ -9,10 +9,10 @@ vocabulary). `decode` measures new tokens a second, end to end, beside the bare 
 loop of the same shape, and says where the rest of the time goes; `prefix_sharing`
 measures Monte-Carlo continuations of all prefixes with and without sharing the prefill.
 
-Both take half a minute on two CPU cores. Measured there, otherwise idle, medians of 9
-with 95 % intervals: 111,800 [109,200, 114,200] new tokens a second at 64 slots, .78
-[.77, .80] of the bare loop (144,000). 96 % of the time is the decode loop (in which 13
-% of the slots idle), 3 % text, 1 % prefill. Sharing: 1.8 % of the prefill tokens and
+Both take half a minute on two CPU cores. Measured there, medians of 9 with 95 %
+intervals: 123,900 [89,400, 127,100] new tokens a second at 64 slots, .80 [.76, .95] of
+the bare loop (150,600). 96 % of the time is the decode loop (in which 8 % of the slots
+idle), 3 % text, 1 % prefill. Sharing: 1.8 % of the prefill tokens and
 .19 [.18, .19] of the wall time at prefixes of up to 512 tokens, 32 new ones, with the
 same outputs. `imports` measures how much longer `import prm_jax` and `import
 prm_jax.objectives` take than jax and flax.linen alone, in new processes: .0002, .012 s.
@@ -29,14 +29,16 @@ figure on a busy machine).
 
 asks a server for solutions, with 1, 8 and 64 clients, in turns with the score job on
 the same rows: solutions of 256 to 512 bytes, 4 of a question, and random weights of
-2 layers of width 512, unless `bench_model` and `input` name others.
+2 layers of width 512, unless `bench_model` and `input` name others. On two CPU cores
+64 clients together get .82 [.81, .82] of the score job's 102 solutions a second, 8 get
+.52 [.52, .55], one .15 [.15, .15] (medians of 3).
 
     python -m prm_jax.main --config=configs/bench.py:search_cache
 
 scores a beam search of 20 steps and 16 beams (a byte is a token, random weights of 4
-layers of width 128) with caches and by reading the prefixes again, in turns. On two
-busy CPU cores, medians of 9: .14 [.09, .18] of the wall time, .14 [.13, .15] of the CPU
-time, .095 of the tokens, the same scores within 2e-7. Four minutes there.
+layers of width 128) with caches and by reading the prefixes again, in turns. On two CPU
+cores, medians of 9: .17 [.16, .18] of the wall time, .16 [.15, .16] of the CPU time,
+.095 of the tokens, the same scores within 2e-7. Half a minute there.
 
 On an accelerator, random weights of a known shape and solutions that are made up:
 
