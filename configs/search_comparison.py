@@ -26,10 +26,11 @@ difference .051 [.021, .082]. Of 34 others these 9 are above it after Holm:
     best_of_n n=4                    .750     96     .721            .029 [.016, .043]
 
 25 are not shown to be: all that trust one solution, and the votes of beam search, look-
-ahead, early rejection, particle n=4 and two samples. The majority vote grows from .725 at 16 samples to
-.740 at 128; an oracle of 128 has .986. Picking the best-scored of N falls from .754 at
-8 to .727 at 32. On other problems and an earlier PRM (150 chose by the mean difference,
-300 tested) the choice fell on MCTS's single solution, which was not shown to win.
+ahead, early rejection, particle n=4 and two samples. The majority vote grows from .725
+at 16 samples to .740 at 128; an oracle of 128 has .986. Picking the best-scored of N
+falls from .754 at 8 to .727 at 32. On other problems and an earlier PRM (150 chose by
+the mean difference, 300 tested) the choice fell on MCTS's single solution, which was
+not shown to win.
 """
 
 from configs import search
