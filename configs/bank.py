@@ -13,7 +13,9 @@ second takes rollouts of the embedded world that the score job has scored:
         --config.input=runs/rollout_heldout/solutions --config.output=runs/bank.jsonl.gz
 
 Rollouts made with --config.sampling.certainty=true also get Borda votes by the
-policy's self-certainty, which need no PRM.
+policy's self-certainty, which need no PRM: .736 at N = 16 on these problems, .010
+[-.007, .025] above the majority vote; the vote weighted by the PRM's last value .794,
+.068 [.045, .090] above it (20 s).
 
 The pools: 60 s of CPU time on two cores (21 November 2026). At N = 32, qwen_prm, with
 the paired difference to the majority vote (.888 and .809):
