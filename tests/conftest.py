@@ -5,12 +5,17 @@ import gc
 import jax
 import pytest
 from absl import flags
+from hypothesis import settings
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Most of the time goes into compiling; the tests ask what is done, not how fast.
 jax.config.update('jax_disable_most_optimizations', True)
 flags.FLAGS.mark_as_parsed()
+# The same examples for the same source; --hypothesis-profile=explore draws others.
+settings.register_profile('explore', derandomize=False)
+settings.register_profile('same', derandomize=True)
+settings.load_profile('same')
 # A full collection walks everything that jax has traced so far.
 gc.set_threshold(50_000, 20, 100)
 
