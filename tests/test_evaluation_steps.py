@@ -7,7 +7,14 @@ import pytest
 from evaluation_cases import solution, world
 
 from prm_jax.errors import UserError
-from prm_jax.evaluation import along, baselines, calibration, logistic, process_bench
+from prm_jax.evaluation import (
+  along,
+  baselines,
+  calibration,
+  calibration_fits,
+  logistic,
+  process_bench,
+)
 from prm_jax.evaluation import steps as step_metrics
 from prm_jax.evaluation.intervals import resamples
 from prm_jax.evaluation.splits import Scores, read_scores, read_split
@@ -84,18 +91,18 @@ def test_platt_recovers_a_known_map_and_names_the_split():
   ]
   split, scores, _ = read(rows)
   split = dataclasses.replace(split, name='validation')
-  platt = calibration.fit_platt(split, scores)
-  assert platt.slope == pytest.approx(0.7, abs=0.07)
-  assert platt.intercept == pytest.approx(-0.4, abs=0.1)
+  platt = calibration_fits.fit('platt', split, scores)
+  assert platt.parameters['slope'][0] == pytest.approx(0.7, abs=0.07)
+  assert platt.parameters['intercept'][0] == pytest.approx(-0.4, abs=0.1)
   assert platt.fitted_on == 'validation'
   other, raw, _ = read([solution('new', [1.0, 2.0], labels=[1, 0], kind='logit')])
-  mapped, suffix = calibration.as_probabilities(other, raw, platt, split)
+  mapped, suffix = calibration_fits.as_probabilities(other, raw, platt)
   assert suffix == '@platt:validation' and mapped.kind == 'probability'
-  assert calibration.as_probabilities(other, raw, None, None) == (None, '')
-  with pytest.raises(UserError, match='share 4000 problems'):
-    calibration.as_probabilities(split, scores, platt, split)
+  assert calibration_fits.as_probabilities(other, raw, None) == (None, '')
+  with pytest.raises(UserError, match='shares 4000 problems'):
+    calibration_fits.as_probabilities(split, scores, platt)
   ready = dataclasses.replace(raw, kind='probability')
-  assert calibration.as_probabilities(other, ready, None, None) == (ready, '')
+  assert calibration_fits.as_probabilities(other, ready, None) == (ready, '')
 
 
 def test_soft_labels_are_a_target_for_brier():

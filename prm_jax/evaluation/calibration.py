@@ -1,17 +1,13 @@
-"""Scores as probabilities: Platt's map, Brier score, ECE, reliability curve.
+"""How far probabilities are from the truth: Brier score, ECE, reliability curve.
 
-These have a meaning for probabilities only. Raw logits and log-ratios go through a
-Platt map fitted on another split first, and the metric's name then says so:
-`brier@platt:validation`.
+These have a meaning for probabilities only; `calibration_fits.as_probabilities` makes
+them of raw logits and log-ratios.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
-from prm_jax.evaluation import logistic
 from prm_jax.evaluation.intervals import (
   Estimate,
   Resamples,
@@ -20,29 +16,10 @@ from prm_jax.evaluation.intervals import (
   interval,
   ratio,
 )
-from prm_jax.evaluation.splits import Scores, Split, check_disjoint
+from prm_jax.evaluation.splits import Scores, Split
 from prm_jax.evaluation.steps import judged_steps
 
 N_BINS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Platt:
-  """P(correct) = sigmoid(slope * score + intercept) (Platt 1999).
-
-  Attributes:
-    slope, intercept: of the map.
-    fitted_on: name of the split.
-  """
-
-  slope: float
-  intercept: float
-  fitted_on: str
-
-  def apply(self, scores: Scores) -> Scores:
-    """The same scorer with probabilities for values."""
-    values = logistic.sigmoid(self.slope * scores.values + self.intercept)
-    return dataclasses.replace(scores, kind='probability', values=values)
 
 
 def truth_steps(split: Split, scores: Scores) -> np.ndarray:
@@ -54,45 +31,6 @@ def truth_steps(split: Split, scores: Scores) -> np.ndarray:
   if split.truth_kind == 'correctness':
     return judged_steps(split, scores)
   return split.labelled & scores.scored[split.row]
-
-
-def fit_platt(split: Split, scores: Scores) -> Platt:
-  """Fits the map on the labels of a split, soft or hard.
-
-  Raises:
-    UserError: the split has no steps of one class.
-  """
-  use = truth_steps(split, scores)
-  fitted = logistic.fit(scores.values[use][:, None], split.labels[use])
-  slope = float(fitted.coefficients[0] / fitted.scale[0])
-  intercept = float(fitted.intercept - slope * fitted.mean[0])
-  return Platt(slope, intercept, split.name)
-
-
-def as_probabilities(
-  split: Split, scores: Scores, platt: Platt | None, fitted: Split | None
-) -> tuple[Scores | None, str]:
-  """Probabilities and the suffix that names how they came about.
-
-  Args:
-    split: the split reported on.
-    scores: its scores.
-    platt: map for scores that are no probabilities, or None.
-    fitted: the split the map was fitted on.
-
-  Returns:
-    (scores, '') for probabilities, (mapped scores, '@platt:SPLIT') for others, or
-    (None, '') if there is no map.
-
-  Raises:
-    UserError: the map was fitted on problems of the split itself.
-  """
-  if scores.kind == 'probability':
-    return scores, ''
-  if platt is None or fitted is None:
-    return None, ''
-  check_disjoint(fitted, split)
-  return platt.apply(scores), f'@platt:{platt.fitted_on}'
 
 
 def calibration(split: Split, scores: Scores, sample: Resamples) -> dict[str, Estimate]:

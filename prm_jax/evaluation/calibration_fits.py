@@ -76,6 +76,31 @@ def apply(fitted: CalibrationMap, scores: Scores) -> Scores:
   return dataclasses.replace(scores, kind='probability', values=values)
 
 
+def as_probabilities(
+  split: Split, scores: Scores, fitted: CalibrationMap | None
+) -> tuple[Scores | None, str]:
+  """Probabilities and the suffix that names how they came about.
+
+  Args:
+    split: the split reported on.
+    scores: its scores.
+    fitted: map for scores that are no probabilities, or None.
+
+  Returns:
+    (scores, '') for probabilities, (mapped scores, '@KIND:SPLIT') for others, as in
+    `brier@platt:validation`, or (None, '') if there is no map.
+
+  Raises:
+    UserError: the map was fitted on problems of the split itself.
+  """
+  if scores.kind == 'probability':
+    return scores, ''
+  if fitted is None:
+    return None, ''
+  check_unseen(fitted, split)
+  return apply(fitted, scores), f'@{fitted.kind}:{fitted.fitted_on}'
+
+
 def margin(split: Split, low: Scores, high: Scores, level: float) -> float:
   """What must be added at both ends so that a share `level` of the truths is inside.
 

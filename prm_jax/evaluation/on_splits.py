@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from prm_jax.evaluation import along, baselines, calibration, process_bench, steps
+from prm_jax.calibration_maps import CalibrationMap
+from prm_jax.errors import UserError
+from prm_jax.evaluation import (
+  along,
+  baselines,
+  calibration,
+  calibration_fits,
+  process_bench,
+  steps,
+)
 from prm_jax.evaluation.intervals import Resamples, difference, undefined
 from prm_jax.evaluation.report.data import Reliability
 from prm_jax.evaluation.result import Collector, Options, metric_path
@@ -20,15 +29,15 @@ class Tuning:
 
   Attributes:
     split, scores: the tuning split and its scores.
-    platt: map from raw scores to P(correct), None for probabilities.
-    value_split, value_platt: the same for the value V, None without value labels.
+    platt: map from raw scores to P(correct); None for probabilities, and where none
+      can be fitted.
+    value_platt: the same for the value V, None also without value labels.
   """
 
   split: Split
   scores: Scores
-  platt: calibration.Platt | None
-  value_split: Split | None
-  value_platt: calibration.Platt | None
+  platt: CalibrationMap | None
+  value_platt: CalibrationMap | None
 
 
 def fit_tuning(split: Split, scores: Scores, value_split: Split | None) -> Tuning:
@@ -37,14 +46,14 @@ def fit_tuning(split: Split, scores: Scores, value_split: Split | None) -> Tunin
   if scores.kind != 'probability':
     platt = _platt(split, scores)
     value_platt = _platt(value_split, scores) if value_split is not None else None
-  return Tuning(split, scores, platt, value_split, value_platt)
+  return Tuning(split, scores, platt, value_platt)
 
 
-def _platt(split: Split, scores: Scores) -> calibration.Platt | None:
-  labels = split.labels[calibration.truth_steps(split, scores)]
-  if not len(labels) or labels.max() == 0 or labels.min() == 1:
+def _platt(split: Split, scores: Scores) -> CalibrationMap | None:
+  try:
+    return calibration_fits.fit('platt', split, scores)
+  except UserError:  # labels of one class, or scores that fall where labels rise
     return None
-  return calibration.fit_platt(split, scores)
 
 
 def policies_for(kind: str, tune: str, options: Options) -> tuple[str, ...]:
@@ -161,11 +170,9 @@ def _as_probabilities(
   fitted: Tuning | None,
   sample: Resamples,
 ) -> None:
-  mapped, suffix = calibration.as_probabilities(
-    split,
-    scores,
-    fitted.platt if fitted else None,
-    fitted.split if fitted and fitted.split.name != split.name else None,
+  usable = fitted if fitted and fitted.split.name != split.name else None
+  mapped, suffix = calibration_fits.as_probabilities(
+    split, scores, usable.platt if usable else None
   )
   if mapped is None:
     path = metric_path(split.name, 'calibration', 'brier', '', who)
@@ -191,11 +198,9 @@ def _value(
   fitted: Tuning | None,
   sample: Resamples,
 ) -> None:
-  mapped, suffix = calibration.as_probabilities(
-    split,
-    scores,
-    fitted.value_platt if fitted else None,
-    fitted.value_split if fitted and fitted.split.name != split.name else None,
+  usable = fitted if fitted and fitted.split.name != split.name else None
+  mapped, suffix = calibration_fits.as_probabilities(
+    split, scores, usable.value_platt if usable else None
   )
   if mapped is None:
     path = metric_path(split.name, 'value', 'mae', '', who)
