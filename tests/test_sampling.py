@@ -8,6 +8,7 @@ import pytest
 
 from prm_jax.inference.requests import Sampling
 from prm_jax.inference.sampling import (
+  BLOCK,
   Filters,
   Values,
   draw,
@@ -111,6 +112,18 @@ def test_exponentials_are_exponential():
   assert distance < 1.95 / np.sqrt(x.size)
   # Neighbours, in the vocabulary and in time, are not related.
   assert abs(np.corrcoef(e[:, :-1].ravel(), e[:, 1:].ravel())[0, 1]) < 0.02
+
+
+def test_the_largest_number_drawn_lets_no_dropped_token_arrive():
+  """2^24 - 1 of 2^24, which rounds to 1: this key draws it for the sixth block."""
+  key = jnp.array([[1793492565, 3472846029]], jnp.uint32)
+  number, n_blocks = jnp.zeros(1, jnp.int32), 8
+  e = np.asarray(exponentials(key, number, n_blocks + BLOCK))[0]
+  assert e.argmin() == 5 and e[5] == np.float32(2**-24)
+  asked = Sampling(top_k=2)
+  logits = jnp.zeros((1, n_blocks * BLOCK)).at[0, :2].set(20.0)
+  drawn = draw(Filters.of(asked), Values.of(asked), logits, key, number)
+  assert int(drawn.token[0]) in (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,9 @@ def exponentials(keys: jax.Array, numbers: jax.Array, n: int) -> jax.Array:
   )
   both = jnp.concatenate(bits, axis=1)[:, :n]
   uniform = ((both >> np.uint32(8)).astype(jnp.float32) + 0.5) * np.float32(2**-24)
-  return -jnp.log(uniform)
+  # The largest of them rounds to 1, whose exponential of 0 would make a token that was
+  # dropped arrive: 0 / 0.
+  return -jnp.log(jnp.minimum(uniform, np.float32(1 - 2**-24)))
 
 
 def _threshold(p: jax.Array, weights: jax.Array, enough: jax.Array) -> jax.Array:
