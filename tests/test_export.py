@@ -156,6 +156,61 @@ def test_too_many_tokens_for_the_embeddings(tmp_path):
     saving.save(tmp_path, spec, params, BYTES)
 
 
+def test_lengths_of_yarn_give_its_factor(tmp_path):
+  """transformers 4 divides the longest by the original length to get it."""
+  spec = export_cases.scorer('qwen2', 'scalar')
+  fmt = dataclasses.replace(spec.step_format, max_length=50)
+  spec = dataclasses.replace(spec, step_format=fmt)
+  params = export_cases.random(spec.model, spec.head)
+  saving.save(tmp_path, spec, params, BYTES)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  original = config['rope_scaling']['original_max_position_embeddings']
+  assert config['max_position_embeddings'] / original == 4
+  with pytest.raises(UserError, match='export_positions=50'):
+    saving.save(tmp_path, spec, params, BYTES, max_positions=50)
+
+
+@pytest.mark.parametrize('name', ['spec.json', 'config.json', 'README.md'])
+def test_what_another_wrote_is_left_alone(name, tmp_path):
+  (tmp_path / name).write_text('{}')
+  spec = export_cases.scorer('llama', 'scalar')
+  params = export_cases.random(spec.model, spec.head)
+  with pytest.raises(UserError, match=f'holds a {name} that no export has written'):
+    saving.save(tmp_path, spec, params, BYTES)
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_export_that_was_cut_off_is_written_again(tmp_path, monkeypatch):
+  spec = export_cases.scorer('llama', 'scalar')
+  params = export_cases.random(spec.model, spec.head)
+
+  def cut(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+    m.setattr(saving.card, 'text', cut)
+    saving.save(tmp_path, spec, params, BYTES)
+  assert not checkpoints.is_checkpoint(tmp_path)
+  saving.save(tmp_path, spec, params, BYTES)
+  same(back(tmp_path)[1], params)
+
+
+def test_a_model_is_not_written_over_itself(tmp_path, capsys):
+  from tiny_runs import refusal, tool
+
+  spec = export_cases.scorer('qwen3', 'linear2')
+  params = export_cases.random(spec.model, spec.head)
+  held = tmp_path / 'work' / 'scorer'
+  exports.save_scorer(held, spec, params, BYTES)
+  said = refusal(tool('export', input=str(tmp_path / 'work'), output=str(held)), capsys)
+  assert 'holds a spec.json' in said
+  same(exports.load_scorer(held)[1], params)
+  out = str(tmp_path / 'out')
+  saving.save(out, spec, params, BYTES)
+  said = refusal(tool('export', input=out, output=f'{out}/'), capsys)
+  assert 'is what would be exported' in said
+
+
 def test_export_job(tmp_path, capsys):
   from tiny_runs import run, tool
 

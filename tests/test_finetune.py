@@ -1,6 +1,7 @@
 """Training from a Hugging Face checkpoint, end to end through the command line."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -225,6 +226,25 @@ def test_folders_that_hold_no_model(tmp_path, capsys):
   bare = tiny_checkpoints.write(tmp_path / 'bare')
   (bare / 'tokenizer.json').unlink()
   assert 'no tokenizer there' in refusal(argv(tmp_path / 'work', bare), capsys)
+
+
+def test_a_policy_needs_a_vocabulary_head_that_is_clear(tmp_path, capsys):
+  config = str(tiny_runs.ROOT / 'configs' / 'policy.py')
+  untied = tiny_checkpoints.write(tmp_path / 'untied')
+  file = untied / 'config.json'
+  held = json.loads(file.read_text())
+  file.write_text(json.dumps({**held, 'tie_word_embeddings': False}))
+  said = refusal(argv(tmp_path / 'work', untied, config=config), capsys)
+  assert 'has no lm_head, and its embeddings are not tied' in said
+  tied = tiny_checkpoints.write(tmp_path / 'tied', tied=False)
+  file = tied / 'config.json'
+  file.write_text(
+    file.read_text().replace(
+      '"tie_word_embeddings": false', '"tie_word_embeddings": true'
+    )
+  )
+  said = refusal(argv(tmp_path / 'work', tied, config=config), capsys)
+  assert 'config.json says that embeddings are tied, but lm_head' in said
 
 
 def test_keys_left_alone_are_the_defaults_of_the_network():

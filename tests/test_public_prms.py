@@ -17,7 +17,7 @@ from prm_jax import step_values
 from prm_jax.errors import UserError
 from prm_jax.formats.step_format import Encoded, Unusable
 from prm_jax.inference.scorer import Scorer
-from prm_jax.interop import adapters, public
+from prm_jax.interop import adapters, public, saving
 from prm_jax.records import Trajectory
 
 ROOT = Path(
@@ -251,8 +251,32 @@ def test_other_vocabularies_are_refused(tmp_path):
   words = public.tokenizers.load(folder)
   with pytest.raises(UserError, match=r"gives 'ки' the id 5, .* it is 12902"):
     public.make_spec(family, ckpt, model, words)
-  big = make(tmp_path, 'qwen2_token_cls', specials={'<big>': 400})
-  assert '320 embeddings' in refusal(big)
+  small = make(tmp_path, 'qwen2_token_cls')
+  change(small, vocab_size=200)
+  assert '200 embeddings' in refusal(small)
+
+
+def test_tokens_that_the_model_has_no_row_for_are_text(tmp_path):
+  """A text model whose family also reads images has one in its tokenizer."""
+  folder = make(tmp_path, 'qwen2_token_cls', specials={'<image>': 320, '<last>': 319})
+  row, tokenizer = encoded(folder, '<last>', ['an <image>'])
+  assert tokenizer.vocab_size == 320
+  assert row.tokens.max() == 319 and tokenizer.decode(row.tokens).endswith('<image>\n')
+
+
+def test_what_an_export_says_of_itself_is_held_against_it(tmp_path):
+  spec, params, tokenizer, _ = public.load_scorer(make(tmp_path, 'qwen2_token_cls'))
+  out = tmp_path / 'out'
+  saving.save(out, spec, params, tokenizer)
+  assert public.load_scorer(out)[3].adapter == public.EXPORTED
+  assert 'leave it out' in refusal(out, separator='#')
+  file = out / 'tokenizer.json'
+  held = json.loads(file.read_text())
+  vocab = held['model']['vocab']
+  a, b = list(vocab)[40:42]
+  vocab[a], vocab[b] = vocab[b], vocab[a]
+  file.write_text(json.dumps(held))
+  assert 'another fingerprint' in refusal(out)
 
 
 def test_dtypes(tmp_path):

@@ -85,6 +85,19 @@ def test_tokens_that_only_the_config_names(tmp_path, plain):
     tokenizers.load(folder(tmp_path, tokenizer_config=broken))
 
 
+def test_added_tokens_beyond_the_table_of_the_model(tmp_path, plain):
+  last = plain.vocab_size
+  config = {'added_tokens_decoder': {str(last): {'content': '<soft>', 'special': True}}}
+  where = folder(tmp_path, tokenizer_config=config)
+  assert tokenizers.load(where).encode('<soft>') == [last]
+  held = tokenizers.load(where, last)
+  assert held.vocab_size == last and held.encode('<soft>') == plain.encode('<soft>')
+  held.save(tmp_path / 'saved')
+  assert tokenizers.load(tmp_path / 'saved').fingerprint == held.fingerprint
+  text = plain.n_text_ids  # ids of text are never left out
+  assert tokenizers.load(where, text - 1).n_text_ids == text
+
+
 def test_vocab_and_merges(tmp_path, plain):
   model = json.loads(FILE)['model']
   merges = [m if isinstance(m, str) else ' '.join(m) for m in model['merges']]

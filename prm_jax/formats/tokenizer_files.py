@@ -11,6 +11,7 @@ chat_template.jinja        the chat template, in newer folders
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from etils import epath
@@ -43,8 +44,13 @@ _FAMILIES = {
 }
 
 
-def read(folder: epath.Path, file: epath.Path | None = None) -> JsonTokenizer:
+def read(
+  folder: epath.Path, file: epath.Path | None = None, rows: int | None = None
+) -> JsonTokenizer:
   """The tokenizer in `folder`, its core from `file` if that is not tokenizer.json.
+
+  Args:
+    rows: added tokens with this id or a larger one are left out; None keeps all.
 
   Raises:
     UserError: no tokenizer that can be read, or files that contradict each other.
@@ -67,6 +73,8 @@ def read(folder: epath.Path, file: epath.Path | None = None) -> JsonTokenizer:
   else:
     where, text = str(folder), _from_merges(folder, config)
   text = _with_added(text, folder, config, older, names, where)
+  if rows is not None:
+    text = _within(text, rows)
   if names['eos_token'] is None:
     names['eos_token'] = _eos_by_id(folder, text, where)
   return JsonTokenizer(
@@ -77,6 +85,20 @@ def read(folder: epath.Path, file: epath.Path | None = None) -> JsonTokenizer:
     eos=names['eos_token'],
     config=config,
   )
+
+
+def _within(text: str, rows: int) -> str:
+  """The content of a tokenizer.json without the added tokens from id `rows` on."""
+  held = json.loads(text)
+  added = held.get('added_tokens') or []
+  dropped = {token['content'] for token in added if token['id'] >= rows}
+  if not dropped:
+    return text
+  held['added_tokens'] = [token for token in added if token['content'] not in dropped]
+  vocab = held['model'].get('vocab')
+  if isinstance(vocab, dict):
+    held['model']['vocab'] = {t: i for t, i in vocab.items() if t not in dropped}
+  return json.dumps(held, ensure_ascii=False)
 
 
 def _from_merges(folder: epath.Path, config: dict[str, Any]) -> str:

@@ -252,7 +252,11 @@ class JsonTokenizer:
     config = {k: v for k, v in self.config.items() if k not in dropped}
     config.setdefault('tokenizer_class', 'PreTrainedTokenizerFast')
     config.setdefault('clean_up_tokenization_spaces', False)
-    config |= dict.fromkeys(('bos_token', 'eos_token', 'pad_token')) | self.names
+    # An ordinary token that only an id in config.json calls the end of a text would
+    # come back as a special one if it were named.
+    added = {t.content for t in self._core.get_added_tokens_decoder().values()}
+    named = {k: n for k, n in self.names.items() if n in added}
+    config |= dict.fromkeys(('bos_token', 'eos_token', 'pad_token')) | named
     raw = json.dumps(config, ensure_ascii=False, indent=2).encode()
     jsonl.write_bytes(target / CONFIG, raw)
     return FILE
@@ -309,10 +313,14 @@ def read_core(text: str, where: str) -> Any:
     ) from e
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Tokenizer:
+def load(name_or_path: str | os.PathLike[str], rows: int | None = None) -> Tokenizer:
   """'bytes', a tokenizer.json, or the folder of a checkpoint.
 
   The files beside a tokenizer.json count as well; see tokenizer_files.py.
+
+  Args:
+    rows: V of the model that reads the ids. Added tokens beyond it, as a text model has
+      them whose family also reads images, are not known then: their names are text.
 
   Raises:
     UserError: there is no such file, or it cannot be read.
@@ -324,13 +332,13 @@ def load(name_or_path: str | os.PathLike[str]) -> Tokenizer:
     return ByteTokenizer()
   path = epath.Path(os.path.expanduser(name))
   if path.is_dir():
-    return tokenizer_files.read(path)
+    return tokenizer_files.read(path, rows=rows)
   if not path.exists():
     raise UserError(
       f"{name}: no such tokenizer; give 'bytes', a tokenizer.json or a folder "
       'that holds one.'
     )
-  return tokenizer_files.read(path.parent, path)
+  return tokenizer_files.read(path.parent, path, rows)
 
 
 def train_bpe(

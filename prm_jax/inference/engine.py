@@ -31,6 +31,7 @@ from prm_jax.specs import PolicySpec
 
 PREFILL_TOKENS = 256  # of one prefill, padding and places that stay empty included
 TEXT_BYTES = 2**26  # of the keys and values that a wave's texts may take, about
+HELD_BYTES = 2**28  # of buffers kept for later waves of other shapes
 ROWS_PER_SLOT = 16
 STEPS = 256  # lines of the log: the loop returns to the host at least so often
 STEPS_CROSSING = 8  # where the host has to look for stop strings
@@ -191,8 +192,14 @@ class JaxEngine:
     return min(max(TEXT_BYTES // size, shape.groups), ROWS_PER_SLOT * self.slots)
 
   def _of_shape(self, shape: Shape) -> tuple[Caches, Slots]:
-    """Buffers of a shape, kept from wave to wave. They are donated: put them back."""
+    """Buffers of a shape, kept from wave to wave. They are donated: put them back.
+
+    Those that were not used for longest go first where new ones would be too many.
+    """
     if shape not in self._held:
+      size = lambda held: sum(x.nbytes for x in jax.tree.leaves(held))
+      while self._held and sum(map(size, self._held.values())) > HELD_BYTES:
+        del self._held[next(iter(self._held))]
       n = self._max_texts(shape)
       texts = decode_loop.text_caches(self.model, n, shape.text, self.device)
       return texts, decode_loop.empty(self.model, shape, self.device)

@@ -259,6 +259,9 @@ def _describe(spec: ModelSpec, family: str, max_positions: int) -> dict[str, Any
   }
   scaled = spec.rope_scaling[1] if spec.rope_scaling else 1
   longest = max_positions or int(_POSITIONS * scaled)
+  if spec.rope_scaling and spec.rope_scaling[0] == 'yarn':
+    # transformers 4 takes the factor from the two lengths, whatever stands there.
+    longest = round(spec.rope_scaling[2] * spec.rope_scaling[1])
   config['max_position_embeddings'] = longest
   if family != 'llama':
     config['sliding_window'] = spec.window if any(flags) else None

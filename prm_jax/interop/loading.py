@@ -91,7 +91,7 @@ def load(
   vocabulary = head.kind in ('lm', 'label_tokens')
   of_head = names.head_names(head, ckpt.names)
   if vocabulary and spec.tied_embeddings:
-    _check_tied(ckpt, of_head['head/lm_head_VD'])
+    check_tied(ckpt)
   _check(ckpt, _wanted(ckpt, spec, declared, of_head))
   return _load(ckpt, spec, declared, of_head, shardings)
 
@@ -229,8 +229,13 @@ def _put(stack: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
   return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
 
 
-def _check_tied(ckpt: Checkpoint, name: str) -> None:
-  """An lm_head beside tied embeddings must be the same table."""
+def check_tied(ckpt: Checkpoint) -> None:
+  """An lm_head beside embeddings that config.json calls tied must be the same table.
+
+  Raises:
+    UserError: it is another one.
+  """
+  name = names.head_names(HeadSpec('lm'), ckpt.names)['head/lm_head_VD']
   if name not in ckpt.names:
     return
   table = names.prefix_of(ckpt.names, str(ckpt.folder)) + names.EMBEDDING

@@ -89,7 +89,8 @@ def load_scorer(
       devices. None leaves the choice to whoever uses the parameters.
     dtype: of parameters and computation; '' keeps parameters as they are stored and
       computes in float32 (our own: as trained).
-    separator: what ends a step, for families that do not save it (TRL).
+    separator: what ends a step, for families that do not save it (TRL); our own
+      models and exports do.
 
   Returns:
     (spec, params, tokenizer, about).
@@ -106,6 +107,7 @@ def load_scorer(
   if adapter and adapter not in ADAPTERS:
     raise UserError(f'scorer_adapter={adapter!r}: {_known()}.')
   if own and not adapter:
+    _check_no_separator(source, separator)
     return _own(source, folder, shardings, dtype)
   if not checkpoints.is_checkpoint(folder):
     raise UserError(
@@ -115,8 +117,17 @@ def load_scorer(
     )
   told = None if adapter else checkpoints.read_about(folder)
   if told is not None:
+    _check_no_separator(source, separator)
     return _exported(source, folder, told, shardings, dtype)
   return _public(source, folder, adapter, shardings, dtype, separator)
+
+
+def _check_no_separator(source: str, separator: str) -> None:
+  if separator:
+    raise UserError(
+      f'scorer_separator={separator!r}: {source} says itself how its steps end; leave '
+      'it out.'
+    )
 
 
 def _known() -> str:
@@ -164,6 +175,11 @@ def _exported(
     places = shardings(weights.declare(spec.model, spec.head))
   params = loading.load(ckpt, spec.model, spec.head, places)
   tokenizer = tokenizers.load('bytes' if spec.tokenizer == 'bytes' else folder)
+  if tokenizer.fingerprint != told['tokenizer_fingerprint']:
+    raise UserError(
+      f'{folder}: not the tokenizer that the scorer was exported with (another '
+      'fingerprint); export or copy it again.'
+    )
   about = About(
     EXPORTED, OWN, source, folder, hub.revision(folder), sampled_digest(ckpt), SAMPLED,
     spec.step_format.extends,
@@ -180,9 +196,9 @@ def _public(
   separator: str,
 ) -> Loaded:
   ckpt = checkpoints.open_checkpoint(folder)
-  tokenizer = tokenizers.load(folder)
-  family = ADAPTERS[name] if name else recognise(source, ckpt, tokenizer)
   model = _model(ckpt, folder, dtype)
+  tokenizer = tokenizers.load(folder, model.vocab_size)
+  family = ADAPTERS[name] if name else recognise(source, ckpt, tokenizer)
   spec = make_spec(family, ckpt, model, tokenizer, separator)
   places = None
   if shardings is not None:
@@ -383,7 +399,8 @@ def language_model(
     if shardings is not None:
       places = shardings(weights.declare(model, head))
     spec = ScorerSpec(model, head, StepFormat(marker=''), 'log_ratio', 'log_ratio')
-    return spec, loading.load(ckpt, model, head, places), tokenizers.load(folder)
+    words = tokenizers.load(folder, model.vocab_size)
+    return spec, loading.load(ckpt, model, head, places), words
 
   about = About(
     'language model', 'fixture', source, folder, hub.revision(folder),

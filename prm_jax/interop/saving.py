@@ -4,6 +4,7 @@
     model.safetensors         weights by their public names, or shards and an index
     tokenizer.json, tokenizer_config.json
     prm_jax.json              our spec: step format, head, reading; read first by us
+                              and written first, so that it marks a folder of ours
     README.md                 model card
 
 Weights are fetched, turned and written one at a time. Layouts: 'transformers'
@@ -27,6 +28,7 @@ from jax.experimental import multihost_utils
 
 from prm_jax import jsonl, specs, tensors
 from prm_jax.errors import UserError
+from prm_jax.exports import SPEC
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.interop import architectures, byte_tokenizer, card, config_keys, names
 from prm_jax.interop.checkpoints import ABOUT, CONFIG, INDEX, WEIGHTS
@@ -34,6 +36,7 @@ from prm_jax.interop.loading import check_vocabulary
 from prm_jax.models import lm, weights
 from prm_jax.specs import HeadSpec, PolicySpec, ScorerSpec
 
+CARD = 'README.md'
 LAYOUTS = ('transformers', 'vllm')
 VERSION = 1
 LARGEST_FILE = 5_000_000_000  # bytes of a file of weights; more go to shards
@@ -63,7 +66,8 @@ def save(
     layout: one of LAYOUTS.
     dtype: of the stored weights; '' keeps that of each.
     family: model_type of config.json; '' takes the first that describes the model.
-    max_positions: longest sequence in tokens; 0 means that of the step format.
+    max_positions: longest sequence in tokens; 0 means that of the step format, with
+      yarn rope scaling the original length times its factor.
     origin: for the model card: 'base' (what training started from) and 'metrics'
       (those of results.json).
     largest_file: bytes, above which weights are split into shards.
@@ -72,7 +76,8 @@ def save(
     The model hash of the parameters.
 
   Raises:
-    UserError: no public layout holds this model, or the place cannot be written.
+    UserError: no public layout holds this model, the folder holds other files of the
+      names that are written, or the place cannot be written.
   """
   if dtype and dtype not in specs.DTYPES:
     raise UserError(f'export_dtype={dtype!r}: use one of {", ".join(specs.DTYPES)}.')
@@ -85,14 +90,12 @@ def save(
   weights.check(params, declared, where)
   check_vocabulary(spec.model, tokenizer.vocab_size, where)
   config = _config(spec, head, tokenizer, layout, family, max_positions)
+  _check_place(folder)
   digest = tensors.model_hash(params)
   leads = jax.process_index() == 0
   if leads:
     # Until config.json is there again, the folder is no checkpoint.
-    _remove(folder, (CONFIG, ABOUT, INDEX, WEIGHTS))
-  stored = _write_weights(folder, spec, head, params, declared, dtype, largest_file)
-  config['torch_dtype'] = stored
-  if leads:
+    _remove(folder, (CONFIG, INDEX, WEIGHTS))
     # What is saved is the tokenizer that was given, whatever the spec calls it.
     spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
     if spec.tokenizer == 'bytes':
@@ -106,8 +109,11 @@ def save(
       'spec': specs.to_dict(spec),
     }
     _write_json(folder / ABOUT, about)
+  stored = _write_weights(folder, spec, head, params, declared, dtype, largest_file)
+  config['torch_dtype'] = stored
+  if leads:
     text = card.text(spec, tokenizer, config, layout, digest, origin or {})
-    jsonl.write_bytes(folder / 'README.md', text.encode())
+    jsonl.write_bytes(folder / CARD, text.encode())
     _write_json(folder / CONFIG, config)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoint exported')
@@ -132,6 +138,13 @@ def _config(
   config = architectures.hf_config(
     spec.model, family=family or _family(head), max_positions=longest
   )
+  told = config['max_position_embeddings']
+  if max_positions and told != max_positions:
+    raise UserError(
+      f'export_positions={max_positions}: this model has yarn rope scaling, whose '
+      f'factor some readers take from the longest sequence, which is then {told}; '
+      'leave export_positions out.'
+    )
   stem = config_keys.STEMS[config['model_type']]
   _check_layout(layout, head, config['model_type'])
   if head.kind in ('lm', 'label_tokens'):
@@ -182,6 +195,19 @@ def _check_layout(layout: str, head: HeadSpec, family: str) -> None:
     raise UserError(
       "export='transformers' has no place for head.kind='mlp' (token classification "
       "is one linear layer); use export='vllm'."
+    )
+
+
+def _check_place(folder: epath.Path) -> None:
+  """Refuses the folder of something else, such as the model that is exported."""
+  if (folder / ABOUT).exists():
+    return
+  others = (SPEC, CONFIG, INDEX, WEIGHTS, CARD)
+  found = next((name for name in others if (folder / name).exists()), None)
+  if found:
+    raise UserError(
+      f'{folder}: holds a {found} that no export has written; give an empty or a new '
+      'folder.'
     )
 
 

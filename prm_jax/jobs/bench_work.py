@@ -303,7 +303,7 @@ def _policy(config: ConfigDict) -> tuple[PolicySpec, Any, Tokenizer]:
     held = checkpoints.open_checkpoint(hub.resolve(config.bench_model))
     free = {**_free(config), 'param_dtype': config.model.param_dtype}
     model = architectures.model_spec(held.config, str(held.folder), **free)
-    found = tokenizers.load(held.folder)
+    found = tokenizers.load(held.folder, model.vocab_size)
     return PolicySpec(model, fmt), loading.load(held, model, HEAD), found
   wide = WideBytes(config.bench_vocab)
   spec = PolicySpec(assemble.network(config, wide), fmt)

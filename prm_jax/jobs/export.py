@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from prm_jax import exports, files, jsonl, writer
 from prm_jax.errors import UserError
@@ -18,12 +19,17 @@ def run(command: Command) -> None:
   """Reads the model of `input`, writes the folder `output`.
 
   Raises:
-    UserError: a key is missing, no model is there, or the layout cannot hold it.
+    UserError: a key is missing, no model is there, the layout cannot hold it, or it
+      would be written over itself.
   """
   config = command.config
   if not config.input or not config.output:
     raise UserError('export needs --config.input=WORKDIR and --config.output=FOLDER.')
-  spec, params, words = _load(config.input)
+  if os.path.realpath(config.input) == os.path.realpath(config.output):
+    raise UserError(
+      f'{config.output}: is what would be exported; give another --config.output.'
+    )
+  spec, params, words = _load(config)
   digest = saving.save(
     config.output,
     spec,
@@ -38,15 +44,21 @@ def run(command: Command) -> None:
   writer.say(f'{config.output}: written, model {digest[:12]}')
 
 
-def _load(path: str) -> Any:
+def _load(config: ConfigDict) -> Any:
   """(spec, parameters, tokenizer) of a policy's folder, or of any scorer."""
-  folder = files.model_folder(path)
+  folder = files.model_folder(config.input)
   held = epath.Path(folder) / exports.SPEC
   if held.exists():
     about = jsonl.parse_object(jsonl.read_bytes(held), str(held))
     if about.get('kind') == exports.KINDS[exports.PolicySpec]:
       return exports.load_policy(folder)
-  return public.load_scorer(path)[:3]
+  found = public.load_scorer(
+    config.input,
+    adapter=config.scorer_adapter,
+    dtype=config.scorer_dtype,
+    separator=config.scorer_separator,
+  )
+  return found[:3]
 
 
 def _origin(path: str) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class Run:
     self.work = work
     self.kind = kinds.choose(config)
     self.start = assemble.start(config)
+    if self.start:
+      starts.check_head(self.start, self.kind.head)
     self.mesh = meshes.make_mesh(
       config.parallel.data, config.parallel.fsdp, config.parallel.tensor
     )

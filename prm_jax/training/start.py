@@ -25,7 +25,7 @@ from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.interop import architectures, checkpoints, loading
 from prm_jax.models import weights
 from prm_jax.models.weights import Params, Weight
-from prm_jax.specs import ModelSpec
+from prm_jax.specs import HeadSpec, ModelSpec
 
 # Embedding tables that get rows get them up to a multiple of this, so that they divide
 # over any usual mesh.
@@ -53,6 +53,9 @@ class Start(Protocol):
 
   def tokenizer(self) -> Tokenizer | None:
     """Its tokenizer, None if there is none beside it."""
+
+  def check_tied(self) -> None:
+    """Refuses (UserError) tied embeddings beside another vocabulary head."""
 
   def load(self, wanted: dict[str, Any], places: dict[str, Any]) -> Params:
     """Some of its weights.
@@ -94,7 +97,12 @@ class _Checkpoint:
 
   def tokenizer(self) -> Tokenizer | None:
     files = (epath.Path(self.folder) / name for name in TOKENIZERS)
-    return tokenizers.load(self.folder) if any(f.exists() for f in files) else None
+    if not any(f.exists() for f in files):
+      return None
+    return tokenizers.load(self.folder, self.model.vocab_size)
+
+  def check_tied(self) -> None:
+    loading.check_tied(self._held)
 
   def load(self, wanted: dict[str, Any], places: dict[str, Any]) -> Params:
     return loading.load_part(self._held, self.model, wanted, places)
@@ -134,6 +142,9 @@ class _Export:
     return tokenizers.load(
       'bytes' if own else os.path.join(self.folder, self._tokenizer)
     )
+
+  def check_tied(self) -> None:
+    pass  # a model of ours with tied embeddings holds no other head
 
   def load(self, wanted: dict[str, Any], places: dict[str, Any]) -> Params:
     where = tensors.flatten(places)
@@ -199,6 +210,23 @@ def vocabulary(start: Start, base: Tokenizer, n_tokens: int) -> int:
       f'embedding table {rows} rows; give the tokenizer that belongs to the model.'
     )
   return rows if n_tokens <= rows else -(-n_tokens // ROWS) * ROWS
+
+
+def check_head(start: Start, head: HeadSpec) -> None:
+  """Refuses a head that reads the vocabulary and would not start from the model's.
+
+  Raises:
+    UserError: the model has no such head, or two that differ.
+  """
+  if head.kind not in ('lm', 'label_tokens'):
+    return
+  if start.model.tied_embeddings:
+    start.check_tied()
+  elif not start.has_lm_head:
+    raise UserError(
+      f'{start.folder}: has no lm_head, and its embeddings are not tied; what reads '
+      'the vocabulary (a policy, a head of label tokens) starts from a language model.'
+    )
 
 
 def provides(start: Start, path: str) -> bool:
