@@ -245,6 +245,11 @@ class Check:
       )
     return list(value)
 
+  def boolean(self, field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+      raise self.fail(field, value, 'true or false')
+    return value
+
   def number(self, field: str, value: Any, low: float, high: float) -> float:
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not good or not low <= value <= high or not abs(value) <= sys.float_info.max:

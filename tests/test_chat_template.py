@@ -104,11 +104,24 @@ def test_turns():
   ("{{ 'x' * 10 ** 10 }}", '256 MiB of memory'),
   ('{% for i in range(99999) %}{{ "x" * 20 }}{% endfor %}', '1000000 characters'),
   ('{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', 'recursion without end'),
+  ('{{ "abc def" | wordwrap(0) }}', 'used: invalid width 0'),
+  ('{% for i in [1] %}' * 60 + '{% endfor %}' * 60, 'too many statically nested'),
+  ('{% break %}', "used: 'break' outside loop"),
+  ('{% set c = cycler() %}', 'used: at least one item has to be provided'),
+  ('{{ "abc" | truncate(-1) }}', 'used: expected length >= 3'),
+  ('{{ "x".encode("idna") }}', 'needs a file, and may not open any'),
+  ("{{ raise_exception('a\nb' * 10 ** 3) }}", 'it says: a ba ba b'),
+  ("{{ raise_exception('x' * 10 ** 8) }}", '256 MiB of memory'),
 ])  # fmt: skip
 def test_what_a_template_cannot_do(template, words):
   with pytest.raises(UserError, match=words) as e:
     chat_template.render(template, CHAT)
-  assert '\n' not in str(e.value)
+  assert '\n' not in str(e.value) and len(str(e.value)) < 500
+
+
+def test_what_loads_late_is_there_before_the_limits():
+  text = '{{ "\\N{DIGIT ONE} <b>two" | striptags | wordwrap(3) | pprint }}'
+  assert chat_template.render(text, CHAT) == "'1\\ntwo'"
 
 
 def test_a_template_without_end_is_stopped(monkeypatch):

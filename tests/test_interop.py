@@ -112,7 +112,7 @@ def test_rope_scaling_in_both_forms():
     ({'architectures': ['Qwen2ForVision']}, "architecture 'Qwen2ForVision'"),
     ({'model_type': 'gemma3'}, "model_type 'gemma3' is not supported"),
     ({'hidden_size': ...}, 'hidden_size is missing'),
-    ({'hidden_size': '64'}, "hidden_size='64'; it must be a positive number"),
+    ({'hidden_size': '64'}, "field 'hidden_size' is '64'; it must be a whole number"),
     ({'num_key_value_heads': 3}, 'not a multiple of model.n_kv_heads'),
     ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported"),
     ({'model_type': 'llama', 'attention_bias': True}, 'attention_bias=True'),

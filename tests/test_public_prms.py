@@ -240,6 +240,18 @@ def test_what_is_no_public_prm_is_refused(tmp_path):
   assert 'float8' in refusal(folder, dtype='float8')
 
 
+def test_configs_of_the_wrong_type_are_refused_by_name(tmp_path):
+  folder = make(tmp_path, 'qwen2_token_cls')
+  change(folder, max_position_embeddings='256')
+  said = refusal(folder)
+  assert said == (
+    f"{folder}/config.json: field 'max_position_embeddings' is '256'; it must be a "
+    'whole number.'
+  )
+  change(folder, architectures='Qwen2ForTokenClassification')
+  assert "field 'architectures' is 'Qwen2ForTokenClassification'" in refusal(folder)
+
+
 def test_other_vocabularies_are_refused(tmp_path):
   folder = make(tmp_path, 'qwen2_math_prm', specials={})
   said = refusal(folder, adapter='qwen_math_prm')

@@ -98,6 +98,30 @@ def test_added_tokens_beyond_the_table_of_the_model(tmp_path, plain):
   assert tokenizers.load(where, text - 1).n_text_ids == text
 
 
+@pytest.mark.parametrize('file, content, words', [
+  ('tokenizer_config', {'bos_token': 5}, "'bos_token' is 5; it must be a string"),
+  ('tokenizer_config', {'bos_token': {'content': 5}}, "'bos_token' is {'content': 5}"),
+  ('special_tokens_map', {'eos_token': ['</s>']}, "'eos_token' is ['</s>']"),
+  ('tokenizer_config', {'add_bos_token': 'false'}, 'it must be true or false'),
+  ('tokenizer_config', {'extra_special_tokens': 5}, 'it must be a list'),
+  ('tokenizer_config', {'additional_special_tokens': '<a>'}, 'it must be a list'),
+  ('special_tokens_map', {'additional_special_tokens': [5]}, 'it must be a string'),
+  ('tokenizer_config', {'added_tokens_decoder': {'7': {
+    'content': '<x>', 'special': 'false'}}}, "'added_tokens_decoder.7.special' is"),
+  ('added_tokens', {'<x>': 3.5}, "'<x>' is 3.5; it must be a whole number"),
+  ('generation_config', {'eos_token_id': -1}, "'eos_token_id' is -1"),
+  ('generation_config', {'eos_token_id': [2**40]}, 'must be a whole number'),
+  ('generation_config', {'eos_token_id': 'x'}, 'must be a whole number'),
+  ('tokenizer_config', {'chat_template': 5}, "'chat_template' is 5; it must be a text"),
+  ('tokenizer_config', {'chat_template': {'default': 5}}, "'chat_template.default'"),
+])  # fmt: skip
+def test_values_of_the_wrong_type_are_refused_by_name(tmp_path, file, content, words):
+  with pytest.raises(UserError) as e:
+    tokenizers.load(folder(tmp_path, **{file: content}))
+  said = str(e.value)
+  assert said.startswith(str(tmp_path / f'{file}.json')) and words in said
+
+
 def test_vocab_and_merges(tmp_path, plain):
   model = json.loads(FILE)['model']
   merges = [m if isinstance(m, str) else ' '.join(m) for m in model['merges']]

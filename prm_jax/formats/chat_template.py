@@ -27,6 +27,7 @@ from etils import epath
 
 from prm_jax import jsonl
 from prm_jax.errors import UserError
+from prm_jax.records import Check
 
 SCRIPT = Path(__file__).with_name('chat_worker.py')
 CPU_SECONDS = 2
@@ -67,16 +68,20 @@ def load_template(folder: str | epath.Path, name: str = 'default') -> str | None
       return held
     if isinstance(held, list):
       held = {
-        str(t['name']): str(t['template'])
+        str(t['name']): t['template']
         for t in held
         if isinstance(t, dict) and {'name', 'template'} <= set(t)
       }
-    if held:
-      if name not in held:
-        raise UserError(
-          f'{path}: no chat template {name!r}; it has {", ".join(sorted(held))}.'
-        )
-      return held[name]
+    if held is None or held == {}:
+      continue
+    check = Check(str(path))
+    if not isinstance(held, dict):
+      raise check.fail('chat_template', held, 'a text or a list of named texts')
+    if name not in held:
+      raise UserError(
+        f'{path}: no chat template {name!r}; it has {", ".join(sorted(held))}.'
+      )
+    return check.text(f'chat_template.{name}', held[name])
   return None
 
 

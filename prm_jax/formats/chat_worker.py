@@ -16,6 +16,12 @@ import sys
 from typing import Any
 
 MEMORY = 256 << 20
+MAX_REASON = 300  # characters
+# Uses what Jinja and Python load when they first need it.
+WARM = (
+  '{{ strftime_now("%d %b %Y") | upper | tojson }}'
+  '{{ "\\N{DIGIT ONE} <b>" | striptags | wordwrap(9) | pprint }}'
+)
 
 
 def environment(date: str) -> Any:
@@ -64,6 +70,13 @@ def environment(date: str) -> Any:
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
   """{'texts'} of a request, or {'kind', 'why'} of what is wrong with its template."""
+  try:
+    return _answer(request)
+  except MemoryError:  # of the template, or of an error's own words
+    return {'kind': 'bound', 'why': f'more than {MEMORY >> 20} MiB of memory'}
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
   import jinja2
 
   env = environment(request['date'])
@@ -80,24 +93,35 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         parts.append(part)
       texts.append(''.join(parts))
   except MemoryError:
-    return {'kind': 'bound', 'why': f'more than {MEMORY >> 20} MiB of memory'}
+    raise
   except OverflowError as e:
     return {'kind': 'bound', 'why': f'too much ({e})'}
   except RecursionError:
     return {'kind': 'bound', 'why': 'a recursion without end'}
   except jinja2.exceptions.SecurityError as e:
-    return {'kind': 'refused', 'why': f'it reaches out of its sandbox ({e})'}
+    return _refusal(f'it reaches out of its sandbox ({e})')
   except jinja2.TemplateSyntaxError as e:
-    return {'kind': 'refused', 'why': f'line {e.lineno}: {e.message}'}
-  except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as e:
-    # Jinja has no loader here: include, import and extends raise a TypeError.
-    why = str(e)
+    return _refusal(f'line {e.lineno}: {e.message}')
+  except jinja2.TemplateError as e:
+    return _refusal(f'it says: {e.message or e}')
+  except SyntaxError as e:
+    # Of the Python that Jinja makes of it, so the line would mislead.
+    return _refusal(e.msg)
+  except OSError:
+    return _refusal('it needs a file, and may not open any')
+  except Exception as e:
+    # Whatever Python's operators and methods raise is the template's doing. Jinja has
+    # no loader here: include, import and extends raise a TypeError.
+    why = str(e) or type(e).__name__
     if 'no loader' in why:
       why = 'it includes, imports or extends a file, and may not reach any'
-    return {'kind': 'refused', 'why': why}
-  except jinja2.TemplateError as e:
-    return {'kind': 'refused', 'why': f'it says: {e.message or e}'}
+    return _refusal(why)
   return {'texts': texts}
+
+
+def _refusal(why: str) -> dict[str, Any]:
+  """In one line of bounded length: templates write messages of their own."""
+  return {'kind': 'refused', 'why': ' '.join(why[:MAX_REASON].split())}
 
 
 def main(cpu_seconds: int) -> None:
@@ -105,8 +129,7 @@ def main(cpu_seconds: int) -> None:
   # All that Jinja may load is loaded before the limits, which let no file be opened.
   importlib.import_module('jinja2.debug')
   request = json.loads(sys.stdin.buffer.read())
-  warm = environment(request['date'])
-  warm.from_string('{{ strftime_now("%d %b %Y") | upper | tojson }}').render()
+  environment(request['date']).from_string(WARM).render()
   # Some systems lack one limit or the other; the sandbox holds there all the same.
   for kind, most, room in (
     (resource.RLIMIT_CPU, cpu_seconds, 1),  # a second between signal and kill

@@ -26,8 +26,11 @@ from prm_jax.formats.tokenizers import (
   read_core,
   tokenizers_library,
 )
+from prm_jax.records import Check
 
 SENTENCEPIECE = 'tokenizer.model'
+OLDER = 'special_tokens_map.json'
+ADDED = 'added_tokens.json'
 _CONVERT = 'AutoTokenizer.from_pretrained(folder).save_pretrained(folder)'
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 # How these cut a text into words before the merges; Qwen2 normalises to NFC first.
@@ -56,11 +59,13 @@ def read(
     UserError: no tokenizer that can be read, or files that contradict each other.
   """
   config = _object(folder / CONFIG)
-  older = _object(folder / 'special_tokens_map.json')
-  names = {
-    key: _name(config[key] if key in config else older.get(key))
-    for key in ('bos_token', 'eos_token', 'pad_token')
-  }
+  older = _object(folder / OLDER)
+  names = {}
+  for key in ('bos_token', 'eos_token', 'pad_token'):
+    check, token = _given(folder, config, older, key)
+    names[key] = _name(check, key, token)
+  if config.get('add_bos_token') is not None:
+    Check(str(folder / CONFIG)).boolean('add_bos_token', config['add_bos_token'])
   for key in ('bos_token', 'eos_token'):
     if key in older and key not in config:
       config[key] = older[key]
@@ -187,8 +192,10 @@ def _with_added(
   held |= {token.content for token in by_id.values()}
   wanted: list[str] = []
   for key in ('additional_special_tokens', 'extra_special_tokens'):
-    more = config.get(key, older.get(key)) or []
-    wanted += map(str, filter(None, map(_name, _values(more))))
+    check, more = _given(folder, config, older, key)
+    more = list(more.values()) if isinstance(more, dict) else more
+    for token in check.items(key, [] if more is None else more):
+      wanted.append(_name(check, key, token) or '')
   wanted += [names[k] or '' for k in ('bos_token', 'eos_token')]
   new = [n for n in dict.fromkeys(wanted) if n and n not in held]
   core.add_special_tokens(new)
@@ -202,13 +209,17 @@ def _by_id(folder: epath.Path, config: dict[str, Any]) -> dict[int, Any]:
     UserError: an entry is not a token with an id.
   """
   added = tokenizers_library().AddedToken
-  older = _object(folder / 'added_tokens.json')
+  older, where = _object(folder / ADDED), Check(str(folder / ADDED))
+  check, key = Check(str(folder / CONFIG)), 'added_tokens_decoder'
   out: dict[int, Any] = {}
   try:
     for content, i in older.items():
-      out[int(i)] = added(content, special=True, normalized=False)
-    for i, token in (config.get('added_tokens_decoder') or {}).items():
-      flags = {k: bool(token[k]) for k in _FLAGS if k in token}
+      at = where.integer(content, i, 0)
+      out[at] = added(content, special=True, normalized=False)
+    for i, token in (config.get(key) or {}).items():
+      flags = {
+        k: check.boolean(f'{key}.{i}.{k}', token[k]) for k in _FLAGS if k in token
+      }
       out[int(i)] = added(token['content'], **flags)
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     raise UserError(
@@ -222,8 +233,9 @@ def _eos_by_id(folder: epath.Path, text: str, where: str) -> str | None:
   """Name of the token that generation_config.json or config.json end a text with."""
   for file in ('generation_config.json', 'config.json'):
     found = _object(folder / file).get('eos_token_id')
-    first = found[0] if isinstance(found, list) and found else found
-    if isinstance(first, int):
+    ids = found if isinstance(found, list) else [found]
+    if ids and found is not None:
+      first = Check(str(folder / file)).integer('eos_token_id', ids[0], 0, 2**31 - 1)
       return read_core(text, where).id_to_token(first)
   return None
 
@@ -242,11 +254,22 @@ def _text(path: epath.Path) -> str:
     raise UserError(f'{path}: invalid UTF-8 at byte {e.start}.') from e
 
 
-def _values(held: Any) -> list[Any]:
-  return list(held.values()) if isinstance(held, dict) else list(held)
+def _given(
+  folder: epath.Path, config: dict[str, Any], older: dict[str, Any], key: str
+) -> tuple[Check, Any]:
+  """A value and checks that name its file; tokenizer_config.json counts first."""
+  if key in older and key not in config:
+    return Check(str(folder / OLDER)), older[key]
+  return Check(str(folder / CONFIG)), config.get(key)
 
 
-def _name(token: Any) -> str | None:
-  """Token names are strings or {'content': ...}."""
+def _name(check: Check, field: str, token: Any) -> str | None:
+  """Token names are strings or {'content': ...}.
+
+  Raises:
+    UserError: it is neither, nor null.
+  """
   held = token.get('content') if isinstance(token, dict) else token
-  return held if isinstance(held, str) and held else None
+  if held is not None and not isinstance(held, str):
+    raise check.fail(field, token, 'a string, an object with content, or null')
+  return held or None

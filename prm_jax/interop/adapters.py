@@ -18,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
 
+from prm_jax.interop.config_values import Values
 from prm_jax.specs import HeadSpec, StepFormat
 
 REFERENCES = ('fixture', 'golden', 'small golden')
@@ -285,7 +285,7 @@ ADAPTERS: dict[str, Adapter] = {a.name: a for a in _LIST}
 
 
 def candidates(
-  name: str, config: dict[str, Any], tensors: Iterable[str], tokens: Iterable[str]
+  name: str, config: Values, tensors: Iterable[str], tokens: Iterable[str]
 ) -> list[Adapter]:
   """Adapters that a checkpoint may be of; one if it is clear.
 
@@ -294,15 +294,19 @@ def candidates(
     config: its config.json.
     tensors: names of its tensors.
     tokens: those of `special_tokens` that its tokenizer has.
+
+  Raises:
+    UserError: class or family in config.json are no texts.
   """
   held, known = set(tensors), set(tokens)
-  classes = config.get('architectures') or ('',)
+  classes = config.words('architectures') or ('',)
+  kind = config.word('model_type')
   fits = [
     a
     for a in _LIST
     if set(a.tensors) <= held
     and set(a.tokens) <= known
-    and (not a.model_types or config.get('model_type') in a.model_types)
+    and (not a.model_types or kind in a.model_types)
     and any(c.endswith(a.architecture) for c in classes)
   ]
   by_name = [a for a in fits if a.named(name)]

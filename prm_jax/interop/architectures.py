@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from prm_jax.errors import UserError
-from prm_jax.interop import config_keys, rope_config
+from prm_jax.interop import checkpoints, config_keys, rope_config
+from prm_jax.interop.config_values import Values
 from prm_jax.specs import ModelSpec
 
 _EVEN = ('llama', 'gemma2', 'gemma3_text')
+_LAYERS = 10_000  # at most; they are listed one by one
 _POSITIONS = 32768  # tokens, where nothing says how long a text may be
 ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 
 
-def text_config(config: dict[str, Any], where: str) -> dict[str, Any]:
+def text_config(c: Values) -> Values:
   """The part of config.json that describes the text decoder.
 
   Gemma 3 with vision keeps it under `text_config`.
@@ -30,18 +33,23 @@ def text_config(config: dict[str, Any], where: str) -> dict[str, Any]:
   Raises:
     UserError: the model is of no supported family.
   """
-  kind = config.get('model_type')
-  if kind == 'gemma3' and isinstance(config.get('text_config'), dict):
-    inner = {'model_type': 'gemma3_text', **config['text_config']}
-    if 'tie_word_embeddings' in config:
-      inner.setdefault('tie_word_embeddings', config['tie_word_embeddings'])
-    return {'architectures': config.get('architectures'), **inner}
+  kind = c.word('model_type')
+  inner = c.inside('text_config') if kind == 'gemma3' else c
+  if kind == 'gemma3' and inner.held:
+    held: dict[str, Any] = {'model_type': 'gemma3_text'}
+    held['architectures'] = c.words('architectures')
+    if 'tie_word_embeddings' in c.held:
+      held['tie_word_embeddings'] = c.flag('tie_word_embeddings')
+    inner = Values({**held, **inner.held}, inner.where, inner.path)
+    kind = inner.word('model_type')
+    if kind != 'gemma3_text':
+      raise inner.fail('model_type', kind, "'gemma3_text'")
   if kind not in config_keys.FAMILIES:
     raise UserError(
-      f'{where}: model_type {kind!r} is not supported; supported are '
+      f'{c.where}: model_type {kind!r} is not supported; supported are '
       f'{", ".join(config_keys.FAMILIES)} and the text part of gemma3.'
     )
-  return config
+  return inner
 
 
 def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
@@ -49,7 +57,7 @@ def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
 
   Args:
     config: config.json, parsed.
-    where: for messages, for example the checkpoint's folder.
+    where: the checkpoint's folder, for messages.
     **free: fields of ModelSpec that a checkpoint does not fix (scan_layers, remat,
       param_dtype, compute_dtype, query_block, ...).
 
@@ -67,112 +75,88 @@ def model_spec(config: dict[str, Any], where: str, **free: Any) -> ModelSpec:
 
 def _values(config: dict[str, Any], where: str) -> dict[str, Any]:
   """The fields of ModelSpec that a config.json fixes."""
-  config = text_config(config, where)
-  family = config['model_type']
-  config_keys.check(config, family, where)
-  c = {
-    key: config.get(key, default)
-    for key, default in config_keys.FAMILIES[family].items()
-  }
-  for key, value in c.items():
-    if value is ...:
-      raise UserError(f'{where}: {key} is missing in config.json.')
+  given = text_config(Values(config, os.path.join(where, checkpoints.CONFIG)))
+  family = given.held['model_type']
+  config_keys.check(given, family)
+  defaults = config_keys.FAMILIES[family]
+  for key, default in defaults.items():
+    if default is ... and key not in given.held:
+      raise UserError(f'{given.where}: {given.path}{key} is missing.')
+  c = Values({**defaults, **given.held}, given.where, given.path)
   gemma = family.startswith('gemma')
-  heads = _whole(c, 'num_attention_heads', where)
-  width = _whole(c, 'hidden_size', where)
-  window, windowed = _windows(c, family, where)
+  heads = c.size('num_attention_heads')
+  width = c.size('hidden_size')
+  window, windowed = _windows(c, family)
   return {
-    'vocab_size': _whole(c, 'vocab_size', where),
-    'n_layers': _whole(c, 'num_hidden_layers', where),
+    'vocab_size': c.size('vocab_size'),
+    'n_layers': c.size('num_hidden_layers', most=_LAYERS),
     'd_model': width,
     'n_heads': heads,
-    'n_kv_heads': _whole(c, 'num_key_value_heads', where, heads),
-    'head_dim': _whole(c, 'head_dim', where, width // heads),
-    'd_ff': _whole(c, 'intermediate_size', where),
-    'activation': _activation(c, gemma, where),
-    'norm_eps': _number(c, 'rms_norm_eps', where),
+    'n_kv_heads': c.size('num_key_value_heads', heads),
+    'head_dim': c.size('head_dim', width // heads),
+    'd_ff': c.size('intermediate_size'),
+    'activation': _activation(c, gemma),
+    'norm_eps': c.positive('rms_norm_eps'),
     'norm_offset': 1.0 if gemma else 0.0,
     'post_norms': gemma,
     'embed_scale': math.sqrt(width) if gemma else 0.0,
-    'tied_embeddings': bool(c['tie_word_embeddings']),
+    'tied_embeddings': c.flag('tie_word_embeddings'),
     'attention_bias': family == 'qwen2',
     'qk_norm': family in ('qwen3', 'gemma3_text'),
-    'query_scale': _number(c, 'query_pre_attn_scalar', where) ** -0.5 if gemma else 0.0,
-    'attn_softcap': float(c.get('attn_logit_softcapping') or 0.0),
-    'final_softcap': float(c.get('final_logit_softcapping') or 0.0),
+    'query_scale': c.positive('query_pre_attn_scalar') ** -0.5 if gemma else 0.0,
+    'attn_softcap': c.amount('attn_logit_softcapping'),
+    'final_softcap': c.amount('final_logit_softcapping'),
     'window': window,
     'windowed_layers': windowed,
-    **rope_config.read(c, family, where),
+    **rope_config.read(c, family),
   }
 
 
-def _whole(c: dict[str, Any], key: str, where: str, default: int = 0) -> int:
-  value = c[key]
-  if value is None and default:
-    return default
-  if type(value) is not int or value < 1:
-    raise UserError(
-      f'{where}: {key}={config_keys.short(value)}; it must be a positive number.'
-    )
-  return value
-
-
-def _number(c: dict[str, Any], key: str, where: str) -> float:
-  value = c[key]
-  if type(value) not in (int, float) or not value > 0:
-    raise UserError(
-      f'{where}: {key}={config_keys.short(value)}; it must be a positive number.'
-    )
-  return float(value)
-
-
-def _activation(c: dict[str, Any], gemma: bool, where: str) -> str:
+def _activation(c: Values, gemma: bool) -> str:
   # Gemma's class reads hidden_activation; its hidden_act is a leftover.
   key = 'hidden_activation' if gemma else 'hidden_act'
-  name = c[key] or ('gelu_pytorch_tanh' if gemma else None)
+  name = c.word(key) or ('gelu_pytorch_tanh' if gemma else None)
   if name not in ACTIVATIONS:
     raise UserError(
-      f'{where}: {key}={name!r} is not supported; supported are '
+      f'{c.where}: {key}={name!r} is not supported; supported are '
       f'{", ".join(ACTIVATIONS)}.'
     )
   return ACTIVATIONS[name]
 
 
-def _windows(
-  c: dict[str, Any], family: str, where: str
-) -> tuple[int, tuple[bool, ...]]:
+def _windows(c: Values, family: str) -> tuple[int, tuple[bool, ...]]:
   """(window, windowed_layers) of ModelSpec; layer_types decides where it is there."""
-  n = _whole(c, 'num_hidden_layers', where)
-  window = c.get('sliding_window')
-  if family.startswith('qwen') and not c['use_sliding_window']:
-    window = None
-  types = c['layer_types']
+  n = c.size('num_hidden_layers', most=_LAYERS)
+  windowed = c.held.get('sliding_window') is not None
+  if family.startswith('qwen') and not c.flag('use_sliding_window'):
+    windowed = False
+  types = c.words('layer_types')
   if types is not None:
     known = {'full_attention': False, 'sliding_attention': True}
-    if not isinstance(types, list) or len(types) != n or not set(types) <= set(known):
+    if len(types) != n or not set(types) <= set(known):
       raise UserError(
-        f'{where}: layer_types must name full_attention or sliding_attention for each '
-        f'of the {n} layers; found {config_keys.short(types)}.'
+        f'{c.where}: layer_types must name full_attention or sliding_attention for '
+        f'each of the {n} layers; found {config_keys.short(list(types))}.'
       )
     flags = tuple(known[t] for t in types)
   elif family.startswith('qwen'):
-    after = c['max_window_layers']
-    flags = tuple(window is not None and i >= after for i in range(n))
+    after = c.count('max_window_layers') if windowed else n
+    flags = tuple(i >= after for i in range(n))
   elif family == 'gemma2':
     flags = tuple(i % 2 == 0 for i in range(n))
   elif family == 'gemma3_text':
-    every = _whole(c, 'sliding_window_pattern', where)
+    every = c.size('sliding_window_pattern')
     flags = tuple((i + 1) % every != 0 for i in range(n))
   else:
-    flags = (window is not None,) * n
+    flags = (windowed,) * n
   if not any(flags):
     return 0, ()
-  if window is None:
+  if not windowed:
     raise UserError(
-      f'{where}: layer_types names sliding_attention, but no sliding_window is in use.'
+      f'{c.where}: layer_types names sliding_attention, but no sliding_window is in '
+      'use.'
     )
-  size = _whole({'sliding_window': window}, 'sliding_window', where)
-  return size, () if all(flags) else flags
+  return c.size('sliding_window'), () if all(flags) else flags
 
 
 def hf_config(
@@ -216,7 +200,7 @@ def _differences(spec: ModelSpec, config: dict[str, Any]) -> list[str]:
   """What a config.json, read back, says otherwise, as 'model.window=4'."""
   if config['model_type'] in _EVEN and spec.d_model % spec.n_heads:
     return [f'model.d_model={spec.d_model} (its class wants a multiple of n_heads)']
-  values = _values(config, 'config.json')
+  values = _values(config, '')
   ours, theirs = _facts(spec), _facts(dataclasses.replace(spec, **values))
   return [
     f'model.{name}={getattr(spec, name)!r}'

@@ -10,6 +10,7 @@ from etils import epath
 
 from prm_jax import jsonl
 from prm_jax.errors import UserError
+from prm_jax.interop.config_values import Values
 from prm_jax.tensors import TensorFile
 
 CONFIG = 'config.json'
@@ -34,6 +35,11 @@ class Checkpoint:
   ):
     self.folder, self.config = folder, config
     self._where = where
+
+  @property
+  def values(self) -> Values:
+    """config.json, by key and type."""
+    return Values(self.config, str(self.folder / CONFIG))
 
   @property
   def names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prm_jax.errors import UserError
+from prm_jax.interop.config_values import Values
 
 REQUIRED = ('hidden_size', 'intermediate_size', 'num_hidden_layers')
 # Defaults of transformers' classes for the keys that are read; `...` marks keys that
@@ -83,41 +84,40 @@ STEMS = {
 }  # fmt: skip
 
 
-def check(config: dict[str, Any], family: str, where: str) -> None:
+def check(c: Values, family: str) -> None:
   """Refuses what would change the computation and is not read.
 
   Args:
-    config: config.json, or the part of it that describes the text decoder.
+    c: config.json, or the part of it that describes the text decoder.
     family: its model_type, a key of FAMILIES.
-    where: for messages.
 
   Raises:
     UserError: a class, key or value that is not supported; named.
   """
-  for name in config.get('architectures') or ():
+  for name in c.words('architectures') or ():
     if name not in {STEMS[family] + end for end in CLASSES}:
       raise UserError(
-        f'{where}: architecture {name!r} of model_type {family!r} is not supported; '
+        f'{c.where}: architecture {name!r} of model_type {family!r} is not supported; '
         f'supported are {", ".join(STEMS[family] + end for end in CLASSES)}.'
       )
-  off: dict[str, tuple] = {
-    'attention_bias': (False, None, True) if family == 'qwen2' else (False, None),
-    'mlp_bias': (False, None),
-    'use_bidirectional_attention': (False, None),
-    'partial_rotary_factor': (1, None),
-    'quantization_config': (None,),
+  refused = {
+    'attention_bias': c.flag('attention_bias') and family != 'qwen2',
+    'mlp_bias': c.flag('mlp_bias'),
+    'use_bidirectional_attention': c.flag('use_bidirectional_attention'),
+    'partial_rotary_factor': c.positive('partial_rotary_factor', 1) != 1,
+    'quantization_config': c.held.get('quantization_config') is not None,
   }
-  if family == 'gemma3_text':
-    off['attn_logit_softcapping'] = (None,)  # transformers ignores it for Gemma 3
-  for key, value in config.items():
-    if key in off:
-      if value not in off[key]:
-        raise UserError(f'{where}: {key}={value!r} is not supported for {family}.')
-    elif key in FAMILIES[family] or key in HARMLESS or key.startswith('_'):
+  if family == 'gemma3_text':  # transformers ignores it for Gemma 3
+    cap = c.held.get('attn_logit_softcapping')
+    refused['attn_logit_softcapping'] = cap is not None
+  for key, value in c.held.items():
+    if refused.get(key):
+      raise UserError(f'{c.where}: {key}={short(value)} is not supported for {family}.')
+    if key in (*refused, *FAMILIES[family]) or key in HARMLESS or key.startswith('_'):
       continue
-    elif value not in (None, False, '', [], {}):
+    if value not in (None, False, '', [], {}):
       raise UserError(
-        f'{where}: config.json has {key}={short(value)}, which is not known for '
+        f'{c.where} has {key}={short(value)}, which is not known for '
         f'{family} and may change the computation; if it does not, delete the key.'
       )
 

@@ -218,7 +218,7 @@ def recognise(source: str, ckpt: Checkpoint, tokenizer: Tokenizer) -> Adapter:
     UserError: none or several fit.
   """
   tokens = [t for t in adapters.special_tokens() if len(tokenizer.encode(t)) == 1]
-  found = adapters.candidates(_name(source, ckpt), ckpt.config, ckpt.names, tokens)
+  found = adapters.candidates(_name(source, ckpt), ckpt.values, ckpt.names, tokens)
   if len(found) == 1:
     return found[0]
   what = 'no family of public PRMs fits'
@@ -298,7 +298,7 @@ def _format(family: Adapter, ckpt: Checkpoint, tokenizer: Tokenizer) -> StepForm
   template = chat_template.load_template(ckpt.folder) if family.chat else None
   if template is not None:
     fmt = _from_chat(family, fmt, template, tokenizer)
-  longest = ckpt.config.get('max_position_embeddings') or LONGEST
+  longest = ckpt.values.size('max_position_embeddings', LONGEST)
   return dataclasses.replace(
     fmt,
     add_bos=family.bos and tokenizer.bos_id is not None,

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from prm_jax.errors import UserError
+from prm_jax.interop.config_keys import short
+from prm_jax.interop.config_values import Values
 from prm_jax.specs import ModelSpec
 
 THETA = 10000.0
@@ -23,131 +25,122 @@ _KEYS = {
 }  # fmt: skip
 
 
-def read(c: dict[str, Any], family: str, where: str) -> dict[str, Any]:
+def read(c: Values, family: str) -> dict[str, Any]:
   """rope_theta, rope_theta_local and rope_scaling of ModelSpec.
 
   Args:
-    c: the keys of config.json, with defaults filled in.
+    c: config.json, with defaults filled in.
     family: its model_type.
-    where: for messages.
 
   Raises:
     UserError: a scaling that is not supported, or one that lacks a number.
   """
-  scaling = c['rope_scaling'] or {}
-  flat = c['rope_parameters'] or {}
-  for name, held in (('rope_scaling', scaling), ('rope_parameters', flat)):
-    if not isinstance(held, dict):
-      raise UserError(f'{where}: {name} must be an object.')
+  scaling, flat = c.inside('rope_scaling'), c.inside('rope_parameters')
   if family == 'gemma3_text':
-    return _read_gemma3(c, scaling, flat, where)
-  if 'full_attention' in flat or 'sliding_attention' in flat:
+    return _read_gemma3(c, scaling, flat)
+  if 'full_attention' in flat.held or 'sliding_attention' in flat.held:
     raise UserError(
-      f'{where}: rope_parameters differ between layers, which is not supported for '
+      f'{c.where}: rope_parameters differ between layers, which is not supported for '
       f'{family}.'
     )
-  if any(flat.get(key, value) != value for key, value in scaling.items()):
-    raise UserError(f'{where}: rope_scaling and rope_parameters contradict each other.')
-  held = {**flat, **scaling}
-  theta = held.get('rope_theta') or c['rope_theta'] or THETA
+  if any(flat.held.get(key, value) != value for key, value in scaling.held.items()):
+    raise UserError(
+      f'{c.where}: rope_scaling and rope_parameters contradict each other.'
+    )
+  held = _joined(flat, scaling)
   return {
-    'rope_theta': _positive(theta, 'rope_theta', where),
+    'rope_theta': held.positive('rope_theta', c.positive('rope_theta', THETA)),
     'rope_theta_local': 0.0,
-    'rope_scaling': _scaling(held, c, where),
+    'rope_scaling': _scaling(held, c),
   }
 
 
-def _read_gemma3(
-  c: dict[str, Any], scaling: dict[str, Any], held: dict[str, Any], where: str
-) -> dict[str, Any]:
+def _read_gemma3(c: Values, scaling: Values, held: Values) -> dict[str, Any]:
   """Windowed layers have a base of their own and no scaling."""
-  unknown = set(held) - {'full_attention', 'sliding_attention'}
+  unknown = set(held.held) - {'full_attention', 'sliding_attention'}
   if unknown:
     raise UserError(
-      f'{where}: rope_parameters of gemma3_text are by layer type; found '
+      f'{c.where}: rope_parameters of gemma3_text are by layer type; found '
       f'{", ".join(sorted(unknown))}.'
     )
-  full = {**(held.get('full_attention') or {}), **scaling}
-  near = held.get('sliding_attention') or {}
-  if _scaling(near, c, where):
+  full = _joined(held.inside('full_attention'), scaling)
+  near = held.inside('sliding_attention')
+  if _scaling(near, c):
     raise UserError(
-      f'{where}: rope_parameters scale the sliding_attention layers, which is not '
+      f'{c.where}: rope_parameters scale the sliding_attention layers, which is not '
       'supported.'
     )
-  theta = full.get('rope_theta') or c['rope_theta'] or GEMMA3_THETA
-  local = near.get('rope_theta') or c['rope_local_base_freq'] or THETA
+  theta = c.positive('rope_theta', GEMMA3_THETA)
+  local = c.positive('rope_local_base_freq', THETA)
   return {
-    'rope_theta': _positive(theta, 'rope_theta', where),
-    'rope_theta_local': _positive(local, 'rope_local_base_freq', where),
-    'rope_scaling': _scaling(full, c, where),
+    'rope_theta': full.positive('rope_theta', theta),
+    'rope_theta_local': near.positive('rope_theta', local),
+    'rope_scaling': _scaling(full, c),
   }
 
 
-def _scaling(held: dict[str, Any], c: dict[str, Any], where: str) -> tuple:
+def _joined(flat: Values, scaling: Values) -> Values:
+  """The keys of both forms; a message names the older one where it is used."""
+  path = scaling.path if scaling.held else flat.path
+  return Values({**flat.held, **scaling.held}, flat.where, path)
+
+
+def _scaling(held: Values, c: Values) -> tuple:
   """`ModelSpec.rope_scaling` of a rope_scaling or rope_parameters object."""
-  kind = held.get('rope_type', held.get('type', 'default'))
+  named = next((key for key in ('rope_type', 'type') if key in held.held), '')
+  kind = held.word(named) if named else 'default'
   if kind not in _KEYS:
     raise UserError(
-      f'{where}: rope scaling {kind!r} is not supported; supported are '
+      f'{c.where}: rope scaling {kind!r} is not supported; supported are '
       f'{", ".join(k for k in _KEYS)}.'
     )
-  for key, value in held.items():
+  for key, value in held.held.items():
     if key in ('rope_type', 'type', 'rope_theta') or key in _KEYS[kind]:
       continue
     if value is None or (key == 'partial_rotary_factor' and value == 1):
       continue
     raise UserError(
-      f'{where}: rope scaling {kind!r} with {key}={value!r} is not known.'
+      f'{c.where}: rope scaling {kind!r} with {key}={short(value)} is not known.'
     )
   if kind == 'default':
     return ()
 
-  def number(key: str, default: Any = None) -> float:
-    value = held.get(key)
-    value = default if value is None else value
-    if value is None:
-      raise UserError(f'{where}: rope scaling {kind!r} lacks {key}.')
-    return _positive(value, key, where)
+  def number(key: str, default: float | None = None) -> float:
+    if default is None and held.held.get(key) is None:
+      raise UserError(f'{c.where}: rope scaling {kind!r} lacks {key}.')
+    return held.positive(key, default)
 
   if kind == 'linear':
     return ('linear', number('factor'))
+  longest = c.size('max_position_embeddings', 0) or None
   # A length beside the rope keys comes first, as in transformers.
-  longest = c['max_position_embeddings']
-  outside = c['original_max_position_embeddings']
   key = 'original_max_position_embeddings'
-  original = _positive(outside, key, where) if outside else number(key, longest)
+  outside = c.held.get(key) is not None
+  original = c.positive(key) if outside else number(key, longest)
   if kind == 'llama3':
     low, high = number('low_freq_factor'), number('high_freq_factor')
+    if low >= high:
+      raise held.fail('high_freq_factor', high, f'more than low_freq_factor={low:g}')
     return ('llama3', number('factor'), low, high, original)
-  if held.get('truncate') is False:
+  if not held.flag('truncate', True):
     raise UserError(
-      f"{where}: rope scaling 'yarn' with truncate=false is not supported."
+      f"{c.where}: rope scaling 'yarn' with truncate=false is not supported."
     )
   factor = number('factor', longest / original if longest else None)
-  attention = held.get('attention_factor')
-  if attention is None:
-    attention = _yarn_attention(factor, held.get('mscale'), held.get('mscale_all_dim'))
-  fast, slow = held.get('beta_fast') or 32, held.get('beta_slow') or 1
+  scale, scale_all = held.amount('mscale'), held.amount('mscale_all_dim')
   return (
-    'yarn', factor, original, _positive(fast, 'beta_fast', where),
-    _positive(slow, 'beta_slow', where),
-    _positive(attention, 'attention_factor', where),
+    'yarn', factor, original, number('beta_fast', 32), number('beta_slow', 1),
+    number('attention_factor', _yarn_attention(factor, scale, scale_all)),
   )  # fmt: skip
 
 
-def _yarn_attention(factor: float, scale: Any, scale_all: Any) -> float:
+def _yarn_attention(factor: float, scale: float = 0, scale_all: float = 0) -> float:
   """What cosines and sines are multiplied by (Peng et al. 2023, section 3.4)."""
 
   def one(m: float) -> float:
     return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
 
   return one(scale) / one(scale_all) if scale and scale_all else one(1.0)
-
-
-def _positive(value: Any, key: str, where: str) -> float:
-  if type(value) not in (int, float) or not (0 < value < math.inf):
-    raise UserError(f'{where}: {key}={value!r}; it must be a positive number.')
-  return float(value)
 
 
 def write(spec: ModelSpec, family: str) -> dict[str, Any]:
@@ -186,5 +179,5 @@ def of_layer(spec: ModelSpec, windowed: bool) -> tuple[float, tuple]:
     return spec.rope_theta_local, ()
   scaling = spec.rope_scaling
   if scaling and scaling[0] == 'yarn' and not scaling[5]:
-    scaling = (*scaling[:5], _yarn_attention(scaling[1], None, None))
+    scaling = (*scaling[:5], _yarn_attention(scaling[1]))
   return spec.rope_theta, scaling

@@ -71,10 +71,7 @@ class Row(Check):
     return self.texts(field, self.get(field))
 
   def truth(self, field: str) -> bool:
-    value = self.get(field)
-    if not isinstance(value, bool):
-      raise self.fail(field, value, 'true or false')
-    return value
+    return self.boolean(field, self.get(field))
 
   def rating(self, field: str, value: Any) -> int | None:
     """A rating -1, 0, 1 or null; parquet stores them as floats."""
