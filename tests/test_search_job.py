@@ -224,13 +224,20 @@ def test_a_server_as_policy(parameters, models, tmp_path):
     options = {
       'engine__kind': 'remote', 'engine__url': server.url, 'engine__model': 'm',
       'search__policy_parameters': parameters, 'rollout__problems': '0:3',
-      'search__validation': 0, 'search__methods': 'best_of_n n=4; greedy width=2',
+      'search__validation': 0,
+      'search__methods': 'best_of_n n=4; greedy width=2; best_of_n n=2',
     }  # fmt: skip
     assert run(argv(tmp_path, models, **options)) == 0
   rows = rows_of(tmp_path)
   assert all(r['counts']['policy_generated'] > 0 for r in rows)
   assert all((r['flops'] is None) == (not parameters) for r in rows)
   found = results(tmp_path)
+  names = [v['method'] for v in found['methods']]
+  assert len(set(names)) == len(names)
+  # Of the smaller best_of_n the bank's line tells the vote, not its own choice.
+  assert found['counters']['methods_on_lines_of_the_bank'] == 1
+  assert 'best_of_n(n=2).chosen' in names
+  assert ('best_of_n(n=2).vote' in names) == (not parameters)  # dear ones are not
   shown = {v['shown'] for v in found['methods']}
   assert ('no FLOPs' in shown) == (not parameters)
   assert ('problems/search_flops/greedy(width=2).chosen' in found['metrics']) == bool(
