@@ -1,16 +1,19 @@
 """Calibration as a mode of evaluate: fitted, stored, reported, refused."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, refusal, results, run
+from tiny_runs import ROOT, arguments, refusal, results, run, write_lines
 
 from prm_jax import exports, records, tensors
 from prm_jax.formats import tokenizers
 from prm_jax.inference import api
 from prm_jax.models import weights
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+from prm_jax.worlds import arithmetic
+from prm_jax.worlds.arithmetic import WorldConfig
 
 CONFIG = str(ROOT / 'configs' / 'calibrate.py')
 
@@ -101,6 +104,46 @@ def test_fits_stores_and_reports(trained, tmp_path):
   np.testing.assert_allclose(scores.values, cooked, rtol=1e-5)
   about = json.loads((tmp_path / 'out.results.json').read_text())['scorer']
   assert about['calibration']['fitted_on'] == 'validation'
+
+
+def rows_of(path, rows, bare, long=None):
+  """A file of `rows`, the one numbered `bare` without steps, `long` too long."""
+  rows = list(rows)
+  rows[bare] = dataclasses.replace(rows[bare], steps=(), labels={}, first_error={})
+  if long is not None:
+    steps = ('1' * 60, *rows[long].steps[1:])
+    rows[long] = dataclasses.replace(rows[long], steps=steps)
+  return write_lines(path, map(records.to_dict, rows))
+
+
+def test_candidates_that_cannot_be_scored_cost_no_run(trained, tmp_path):
+  """Nor do rows without steps, wherever they stand: they have no vote."""
+  world = WorldConfig(n_validation=60, n_heldout=24, min_ops=4, max_ops=4)
+  pool = arithmetic.pool(world, 'heldout', 4, 4)
+  files = {
+    'data__validation': rows_of(
+      tmp_path / 'v.jsonl', arithmetic.split(world, 'validation'), -1
+    ),
+    'data__evaluate': 'held='
+    + rows_of(tmp_path / 'e.jsonl', arithmetic.split(world, 'heldout'), 3),
+    'data__pools': 'pool=' + rows_of(tmp_path / 'p.jsonl', pool, -1, 0),
+  }
+  work = tmp_path / 'work'
+  assert run(calibrate(work, trained, adaptive__orders=2, **files)) == 0
+  held = results(work)
+  assert held['counters']['pool/adaptive/unscored'] == 2
+  assert held['metrics']['pool/adaptive/gain@sequence:0.9[weighted]']['n'] == 4
+
+
+def test_a_map_is_stored_before_pools_are_measured(trained, tmp_path, monkeypatch):
+  def fails(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('prm_jax.jobs.calibrate._adaptive', fails)
+  pools = {'data__pools': 'pool=world:heldout', 'world__n_validation': 60}
+  argv = calibrate(tmp_path, trained, **pools)
+  assert run(argv) == 130
+  assert exports.load_calibration(tmp_path).fitted_on == 'validation'
 
 
 def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
