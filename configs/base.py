@@ -169,7 +169,8 @@ def get_config() -> ConfigDict:
   #   the objective's own
   objective.threshold = placeholder(float)  # label at or above it counts as correct
   objective.margin = placeholder(float)  # zeta of Q-value ranking
-  objective.levels = placeholder(tuple)  # pinball: of the quantiles, rising
+  objective.levels = placeholder(tuple)  # pinball: of the quantiles, rising;
+  #   calibrating takes those of the scorer, and these only where it does not say
   objective.discount = placeholder(float)  # td
   objective.n_steps = placeholder(int)  # td: steps looked ahead
   objective.lambda_ = placeholder(float)  # td: lambda-return instead of n steps

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from prm_jax import exports, files, writer
 from prm_jax.calibration_maps import KINDS, CalibrationMap
@@ -42,9 +43,10 @@ from prm_jax.interop.public import OWN
 from prm_jax.jobs import measure, score
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.score import add_scores
-from prm_jax.objectives.pinball import LEVELS
+from prm_jax.objectives.pinball import check_levels
 from prm_jax.records import Trajectory
 from prm_jax.search import effort, finals
+from prm_jax.specs import ScorerSpec
 
 QUANTILES = ('quantile_low', 'quantile_high')
 OUTCOME = 'outcome'
@@ -71,6 +73,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
       'calibrating needs --config.scorer=WORKDIR, with scorer_calibrated left off.'
     )
   scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
+  levels = _levels(config, scorer.spec) if _gives_quantiles(scorer.spec) else ()
   sets = measure.load_sets(config)
   if not sets.validation or not sets.splits:
     raise UserError(
@@ -90,8 +93,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     for kind in KINDS
   }
   level, by = 0.0, 0.0
-  if scorer.spec.step_value == 'quantile':
-    levels = config.objective.levels or LEVELS
+  if _gives_quantiles(scorer.spec):
     level = levels[-1] - levels[0]
     low, high = _quantiles(command, scorer, measure.VALIDATION, sets.validation)
     by = calibration_fits.margin(tune, low, high, level)
@@ -105,7 +107,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     calibration_report.measure(
       out, split, rows, scores, maps, chosen, base_rate, options
     )
-    if scorer.spec.step_value == 'quantile':
+    if _gives_quantiles(scorer.spec):
       low, high = _quantiles(command, scorer, name, sets.splits[name])
       calibration_report.quantiles(
         out, split, low, high, by, measure.VALIDATION, level, options
@@ -124,6 +126,32 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   if sets.pools:
     _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
   _write(command, work, out.result(), about, maps[chosen], started)
+
+
+def _gives_quantiles(spec: ScorerSpec) -> bool:
+  return spec.step_value == 'quantile'
+
+
+def _levels(config: ConfigDict, spec: ScorerSpec) -> tuple[float, ...]:
+  """The levels that a quantile head was trained for.
+
+  Raises:
+    UserError: `objective.levels` names others, or none are known.
+  """
+  given = config.objective.levels
+  if not (spec.levels or given):
+    raise UserError(
+      f'{config.scorer}: its {exports.SPEC} does not say for which levels its '
+      'quantiles were trained; give the objective.levels of that run, for example '
+      "--config.objective.levels='(0.1, 0.5, 0.9)'."
+    )
+  levels = check_levels(given or spec.levels, spec.head.n_outputs)
+  if spec.levels and levels != spec.levels:
+    raise UserError(
+      f'objective.levels={levels}: the quantiles of {config.scorer} were trained for '
+      f'{spec.levels}; leave the key out.'
+    )
+  return levels
 
 
 def _read(
@@ -177,7 +205,7 @@ def _adaptive(
       f'{name}/{adaptive_report.FAMILY}', {'unscored': int((~scores.scored).sum())}
     )
     first = _chances(first_map, _first(pool.steps, scores))
-    if scorer.spec.step_value == 'quantile':
+    if _gives_quantiles(scorer.spec):
       low, _ = add_scores(
         scorer.reading(QUANTILES[0]), rows, config.scorer_name, quiet=True
       )
