@@ -285,7 +285,11 @@ REFUSED = {
   'unknown algorithm': ({'search__methods': 'bream n=4'}, 'bream'),
   'unknown option': ({'search__methods': 'beam m=4'}, "no option 'm'"),
   'no option': ({'search__methods': 'beam n'}, 'OPTION=VALUE'),
-  'a word for a number': ({'search__methods': 'beam n=four'}, 'beam n=four'),
+  'a word for a number': ({'search__methods': 'beam n=four'}, "n='four'"),
+  'a float for a number': (
+    {'search__methods': 'best_of_n n=1e1'},
+    'n=10.0 must be a whole number',
+  ),
   'twice': ({'search__methods': 'pats; pats'}, 'each once'),
   'none': ({'search__methods': ' ; '}, 'at least one'),
   'validation': ({'search__validation': 6}, 'search.validation=6'),
