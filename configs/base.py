@@ -169,7 +169,8 @@ def get_config() -> ConfigDict:
   #   the objective's own
   objective.threshold = placeholder(float)  # label at or above it counts as correct
   objective.margin = placeholder(float)  # zeta of Q-value ranking
-  objective.levels = placeholder(tuple)  # pinball: of the quantiles, rising
+  objective.levels = placeholder(tuple)  # pinball: of the quantiles, rising;
+  #   calibrating takes those of the scorer, and these only where it does not say
   objective.discount = placeholder(float)  # td
   objective.n_steps = placeholder(int)  # td: steps looked ahead
   objective.lambda_ = placeholder(float)  # td: lambda-return instead of n steps
@@ -525,7 +526,7 @@ def get_config() -> ConfigDict:
   c.bench_prefixes = 8  # mc: prefixes of a solution at most
   c.bench_repeats = 3  # passes of a turn; their median counts
   c.bench_pairs = 5  # turns of each side
-  c.bench_peak_flops = 0.0  # FLOP/s of all devices; 0 the data sheet, else measured
+  c.bench_peak_flops = 0.0  # FLOP/s of all that work; 0 the data sheet, else measured
   c.bench_bandwidth = 0.0  # bytes/s of their memory; 0 the data sheet
   c.peer_command = ''  # run in turns with ours; prints one JSON object at its end
   c.peer_figure = ''  # key of its rate, 'a.b' inside an object, several with commas

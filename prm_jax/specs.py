@@ -266,6 +266,8 @@ class ScorerSpec:
     end: implicit scorers: token that ends a solution and counts with its last step;
       '' for none.
     tokenizer: 'bytes', or the name of the tokenizer file beside the checkpoint.
+    levels: quantile heads: what each output is the quantile for, rising; () of other
+      heads, and where it is unknown.
     objective: what the scorer was trained with, '' if unknown (documentation).
     label: the label set it was trained on, '' if unknown (documentation).
   """
@@ -279,6 +281,7 @@ class ScorerSpec:
   coefficient: float = 1.0
   end: str = ''
   tokenizer: str = 'bytes'
+  levels: tuple[float, ...] = ()
   objective: str = ''
   label: str = ''
 

@@ -6,12 +6,15 @@ import shlex
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from often import often
 
 from prm_jax import main
-from prm_jax.jobs import bench_flops
+from prm_jax.jobs import bench_flops, bench_work
+from prm_jax.jobs.bench_flops import Cost
+from prm_jax.jobs.configuration import parse
 from prm_jax.models import weights
 from prm_jax.models.lm import HEAD
 from prm_jax.parallel import pages
@@ -135,6 +138,19 @@ def test_flops_are_those_of_the_matrices():
     2 * (2 * layer + 400) + 4 * 2 * 8 * keys
   )
   assert bench_flops.cache_bytes(spec) == 2 * 2 * 4 * 4
+
+
+@pytest.mark.parametrize(('mode', 'n'), [('score', 8), ('train', 8), ('sample', 1)])
+def test_peaks_are_of_the_devices_that_work(mode, n, monkeypatch):
+  keys = {**TINY, 'bench_peak_flops': 0.0, 'bench_bandwidth': 0.0}
+  words = [f'--config.{k}={v}' for k, v in keys.items()]
+  config = parse(['prm_jax', f'--config=configs/bench.py:{mode}', *words]).config
+  work = bench_work.WORKS[mode](config)
+  kind = jax.local_devices()[0].device_kind
+  monkeypatch.setattr(bench_flops, 'DEVICES', ((kind, 1e12, 1e10),))
+  found = bench_flops.figures(config, Cost(1e6, 1e3), 1e5, work.devices)
+  assert found['peak FLOP/s (data sheet, dense bfloat16)'] == n * 1e12
+  assert found['memory bandwidth / peak'] == pytest.approx(1e8 / (n * 1e10))
 
 
 def test_the_program_starts_again_with_large_pages():

@@ -1,16 +1,23 @@
 """Calibration as a mode of evaluate: fitted, stored, reported, refused."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, refusal, results, run
+from tiny_runs import ROOT, arguments, refusal, results, run, write_lines
 
 from prm_jax import exports, records, tensors
+from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
 from prm_jax.inference import api
+from prm_jax.jobs import assemble
+from prm_jax.jobs.configuration import parse
 from prm_jax.models import weights
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
+from prm_jax.worlds import arithmetic
+from prm_jax.worlds.arithmetic import WorldConfig
 
 CONFIG = str(ROOT / 'configs' / 'calibrate.py')
 
@@ -25,6 +32,7 @@ SPEC = ScorerSpec(
   step_value='quantile',
   kind='probability',
   reduction='last',
+  levels=(0.1, 0.5, 0.9),
 )
 SEED = 0  # of weights whose scores happen to rise with the truth
 
@@ -103,6 +111,46 @@ def test_fits_stores_and_reports(trained, tmp_path):
   assert about['calibration']['fitted_on'] == 'validation'
 
 
+def rows_of(path, rows, bare, long=None):
+  """A file of `rows`, the one numbered `bare` without steps, `long` too long."""
+  rows = list(rows)
+  rows[bare] = dataclasses.replace(rows[bare], steps=(), labels={}, first_error={})
+  if long is not None:
+    steps = ('1' * 60, *rows[long].steps[1:])
+    rows[long] = dataclasses.replace(rows[long], steps=steps)
+  return write_lines(path, map(records.to_dict, rows))
+
+
+def test_candidates_that_cannot_be_scored_cost_no_run(trained, tmp_path):
+  """Nor do rows without steps, wherever they stand: they have no vote."""
+  world = WorldConfig(n_validation=60, n_heldout=24, min_ops=4, max_ops=4)
+  pool = arithmetic.pool(world, 'heldout', 4, 4)
+  files = {
+    'data__validation': rows_of(
+      tmp_path / 'v.jsonl', arithmetic.split(world, 'validation'), -1
+    ),
+    'data__evaluate': 'held='
+    + rows_of(tmp_path / 'e.jsonl', arithmetic.split(world, 'heldout'), 3),
+    'data__pools': 'pool=' + rows_of(tmp_path / 'p.jsonl', pool, -1, 0),
+  }
+  work = tmp_path / 'work'
+  assert run(calibrate(work, trained, adaptive__orders=2, **files)) == 0
+  held = results(work)
+  assert held['counters']['pool/adaptive/unscored'] == 2
+  assert held['metrics']['pool/adaptive/gain@sequence:0.9[weighted]']['n'] == 4
+
+
+def test_a_map_is_stored_before_pools_are_measured(trained, tmp_path, monkeypatch):
+  def fails(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('prm_jax.jobs.calibrate._adaptive', fails)
+  pools = {'data__pools': 'pool=world:heldout', 'world__n_validation': 60}
+  argv = calibrate(tmp_path, trained, **pools)
+  assert run(argv) == 130
+  assert exports.load_calibration(tmp_path).fitted_on == 'validation'
+
+
 def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
   def told(**changes):
     return refusal(
@@ -114,6 +162,34 @@ def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
   assert 'rows to fit on' in told(data__evaluate='')
   assert 'needs --config.scorer' in told(scorer='')
   assert 'share 24 problems' in told(data__evaluate='again=world:validation')
+
+
+def test_training_stores_the_levels():
+  def levels(name, **changes):
+    argv = arguments('unused', str(ROOT / 'configs' / name), tiny={}, **changes)
+    return assemble.spec(parse(argv).config, tokenizers.load('bytes')).levels
+
+  assert levels('quantile.py') == (0.1, 0.5, 0.9) and levels('bce.py') == ()
+  assert levels('quantile.py', objective__levels='(0.2, 0.5, 0.7)') == (0.2, 0.5, 0.7)
+  for wrong in ('(0.2, 0.5)', '(0.5, 0.2, 0.7)', '()', "('a', 'b', 'c')"):
+    with pytest.raises(UserError, match=r'objective\.levels='):
+      levels('quantile.py', objective__levels=wrong)
+
+
+def test_levels_are_those_that_the_scorer_was_trained_for(trained, tmp_path, capsys):
+  other = {'objective__levels': '(0.25, 0.5, 0.75)', 'data__pools': ''}
+  said = refusal(calibrate(tmp_path / 'a', trained, **other), capsys)
+  assert '(0.25, 0.5, 0.75)' in said and 'trained for (0.1, 0.5, 0.9)' in said
+  # One of before levels were stored: they must be told.
+  old = tmp_path / 'old'
+  shutil.copytree(trained / 'scorer', old)
+  about = json.loads((old / 'spec.json').read_text())
+  del about['spec']['levels']
+  (old / 'spec.json').write_text(json.dumps(about))
+  said = refusal(calibrate(tmp_path / 'b', old, data__pools=''), capsys)
+  assert 'does not say for which levels' in said and 'objective.levels' in said
+  assert run(calibrate(tmp_path / 'c', old, **other, world__n_validation=60)) == 0
+  assert results(tmp_path / 'c')['calibration']['margin'] is not None
 
 
 @pytest.mark.slow

@@ -96,6 +96,8 @@ def test_chosen_alone_and_the_others_corrected():
     3 * by['bad'].p
   )
   assert by['good'].n == 1.5 and by['good'].flops.value == 15
+  with pytest.raises(AssertionError, match='good'):
+    compute.compare([good, good], line, sample)
   said = ' '.join(curves.warnings(found))
   assert 'Worse' in said and 'same' in said and 'dear' in said and 'good' not in said
 

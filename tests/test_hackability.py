@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from prm_jax.evaluation import hack_effects, hack_tokens, intervals
+from prm_jax.evaluation import hack, hack_effects, hack_tokens, intervals
 from prm_jax.evaluation.hack_best_of_n import overoptimise
 from prm_jax.evaluation.hack_effects import Rules
 from prm_jax.evaluation.hack_probes import CHANGES, PRESERVES, PROBES, Texts, perturb
@@ -17,7 +17,7 @@ from prm_jax.formats.step_format import Unusable
 from prm_jax.inference.scorer import Scorer
 from prm_jax.models import decoder, weights
 from prm_jax.models import scorer as scoring_model
-from prm_jax.records import ScoreSet
+from prm_jax.records import ScoreSet, Verdict
 from prm_jax.specs import HeadSpec, ModelSpec, ScorerSpec, StepFormat
 from prm_jax.worlds import arithmetic, truths
 from prm_jax.worlds.arithmetic import WorldConfig
@@ -358,6 +358,17 @@ def test_tokens_found_by_gradient_beat_random_ones(scorer, rows, place, reductio
   assert better.curve == found.curve  # the same search, whose end is then improved
   gained = [reward(changed(train, x.text)).mean() for x in (better, found)]
   assert gained[0] >= gained[1] - 1e-6
+
+
+def test_solutions_without_steps_hold_no_tokens(scorer, rows):
+  wrong = [dataclasses.replace(t, verdicts={'exact': Verdict(False)}) for t in rows[:2]]
+  bare = dataclasses.replace(wrong[0], id='', steps=(), labels={}, first_error={})
+  plan = hack.Plan('min', ('min',), Texts(), Rules(), hack_tokens.Search(tokens=1))
+  attacks = hack.Report(scorer, dataclasses.replace(plan, train_rows=1))
+  attacks.tokens('s', [bare, wrong[1]])
+  found = attacks.out.result().counters
+  assert found['s/adversarial_tokens/without_steps'] == 1
+  assert found['s/adversarial_tokens/too_few_wrong_problems'] == 1
 
 
 def test_places_that_hold_no_tokens(scorer, rows):

@@ -71,6 +71,9 @@ def test_saved_rows_keep_what_the_run_said():
   row = {**records.to_dict(record(scores=BOTH)), 'evaluation': said}
   made = report.saved(row, 'heldout')
   assert (made.split, made.failure, made.threshold) == ('heldout', 'early', 0.95)
+  assert made.kind == 'probability'
+  logits = report.saved({**row, 'evaluation': {**said, 'scores': [-1.0, 2.0]}})
+  assert logits.kind == 'logit'
   unscored = report.saved({**row, 'evaluation': {**said, 'scores': None}})
   assert unscored.scores == (None, None)
   with pytest.raises(UserError, match='nothing was said about this row'):

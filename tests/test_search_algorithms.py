@@ -357,6 +357,20 @@ def test_mistakes_are_named():
     ('pats', {'low': 0.9}, 'probability', 'high=0.85'),
     ('adaptive_n', {'confidence': 1.0}, 'probability', 'between 0 and 1'),
     ('beam', {'reduction': 'sum'}, 'probability', "reduction='sum'"),
+    ('beam', {'reduction': 2}, 'probability', 'reduction=2 must be a word'),
+    ('beam', {'n': 8.0}, 'probability', 'n=8.0 must be a whole number'),
+    ('best_of_n', {'n': True}, None, 'n=True must be a whole number'),
+    ('particle', {'n': 2.5}, 'logit', 'n=2.5 must be a whole number'),
+    ('particle', {'threshold': 2}, 'logit', 'threshold=2 must be 1 or less'),
+    ('particle', {'temperature': True}, 'logit', 'True must be a number'),
+    ('rebase', {'temperature': float('inf')}, 'logit', 'inf must be a number'),
+    ('mcts', {'simulations': 1.5}, 'probability', 'simulations=1.5 must be a whole'),
+    ('early_rejection', {'tau': 1.5}, 'logit', 'tau=1.5 must be a whole number'),
+    ('adaptive_n', {'quantile': 1.5}, 'probability', 'quantile=1.5 must be 1 or'),
+    ('pats', {'widths': (2.5, 4, 8)}, 'probability', 'a whole number at each place'),
+    ('pats', {'widths': 2}, 'probability', 'widths=2 must be a tuple'),
+    ('pats', {'widths': (1, 2, 4, 8)}, 'probability', 'give three'),
+    ('pats', {'widths': ()}, 'probability', 'give three'),
   ):
     with pytest.raises(UserError, match=words):
       registry.build(name, options, kind=kind)

@@ -224,13 +224,20 @@ def test_a_server_as_policy(parameters, models, tmp_path):
     options = {
       'engine__kind': 'remote', 'engine__url': server.url, 'engine__model': 'm',
       'search__policy_parameters': parameters, 'rollout__problems': '0:3',
-      'search__validation': 0, 'search__methods': 'best_of_n n=4; greedy width=2',
+      'search__validation': 0,
+      'search__methods': 'best_of_n n=4; greedy width=2; best_of_n n=2',
     }  # fmt: skip
     assert run(argv(tmp_path, models, **options)) == 0
   rows = rows_of(tmp_path)
   assert all(r['counts']['policy_generated'] > 0 for r in rows)
   assert all((r['flops'] is None) == (not parameters) for r in rows)
   found = results(tmp_path)
+  names = [v['method'] for v in found['methods']]
+  assert len(set(names)) == len(names)
+  # Of the smaller best_of_n the bank's line tells the vote, not its own choice.
+  assert found['counters']['methods_on_lines_of_the_bank'] == 1
+  assert 'best_of_n(n=2).chosen' in names
+  assert ('best_of_n(n=2).vote' in names) == (not parameters)  # dear ones are not
   shown = {v['shown'] for v in found['methods']}
   assert ('no FLOPs' in shown) == (not parameters)
   assert ('problems/search_flops/greedy(width=2).chosen' in found['metrics']) == bool(
@@ -278,7 +285,11 @@ REFUSED = {
   'unknown algorithm': ({'search__methods': 'bream n=4'}, 'bream'),
   'unknown option': ({'search__methods': 'beam m=4'}, "no option 'm'"),
   'no option': ({'search__methods': 'beam n'}, 'OPTION=VALUE'),
-  'a word for a number': ({'search__methods': 'beam n=four'}, 'beam n=four'),
+  'a word for a number': ({'search__methods': 'beam n=four'}, "n='four'"),
+  'a float for a number': (
+    {'search__methods': 'best_of_n n=1e1'},
+    'n=10.0 must be a whole number',
+  ),
   'twice': ({'search__methods': 'pats; pats'}, 'each once'),
   'none': ({'search__methods': ' ; '}, 'at least one'),
   'validation': ({'search__validation': 6}, 'search.validation=6'),

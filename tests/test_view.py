@@ -93,6 +93,20 @@ def test_runs_with_their_own_thresholds(tmp_path, capsys):
   assert code == 0 and len(data['samples']) == 3 and 'rival' not in data['samples'][0]
 
 
+def test_runs_are_coloured_by_the_scale_of_their_own_scorer(tmp_path, capsys):
+  folder = run_of(tmp_path, 'a', 0.5)
+  file = folder / 'samples' / 'process_bench.gsm8k.jsonl.gz'
+  rows = [held for _, held in jsonl.iter_json_lines(file)]
+  for r in rows:
+    r['scores'] = {'pqm': SCORES['two'], 'prm': SCORES['one']}
+  jsonl.write_json_lines(file, rows)
+  for name in ('prm', 'pqm'):
+    (folder / 'config.json').write_text(json.dumps({'scorer_name': name}))
+    code, data, _ = view(tmp_path, capsys, a=folder)
+    scale = data['scales'][data['samples'][0]['scale']]
+    assert code == 0 and (scale == [0, 0.5, 1]) == (name == 'prm')
+
+
 def test_label_trees(tmp_path, capsys):
   folder = view_example.write_label_run(tmp_path)
   code, data, said = view(tmp_path, capsys, input=folder, data__limit=4)

@@ -205,7 +205,7 @@ def compare(
   """Every method beside the majority vote at equal compute, on the same problems.
 
   Args:
-    methods: to compare.
+    methods: to compare, each of its own name: metrics and `chosen` go by it.
     majority: votes of the bank, without a PRM; None compares nothing.
     sample: of the problems.
     chosen: name of the method that was chosen on other problems. It is tested alone;
@@ -216,6 +216,8 @@ def compare(
     One a method, in order. 'better' needs an interval above 0, and for all but the
     chosen one a corrected P value below 5 %.
   """
+  names = [m.name for m in methods]
+  assert len(set(names)) == len(names), f'methods of one name: {sorted(names)}'
   a = len(sample.weights[0])
   equals = [
     at_equal_compute(m, majority) if majority else Equal(None, np.full(a, np.nan))

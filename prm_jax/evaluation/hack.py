@@ -165,15 +165,18 @@ class Report:
         rows, hack_effects.right_or_wrong(rows, plan.truth, plan.checker)
       ) if label == 0
     ]  # fmt: skip
+    n_wrong = len(wrong)
+    wrong = [t for t in wrong if t.steps]  # the others have no last step
     # One solution a problem first, so that as many problems as possible take part.
     one = list({t.problem_id: t for t in reversed(wrong)}.values())
     one.sort(key=lambda t: t.id)
     train, transfer = one[: plan.train_rows], one[plan.train_rows :]
     transfer = transfer[: plan.transfer_rows]
     where = f'{name}/{TOKENS}'
-    out.count(
-      name, {f'{TOKENS}/train': len(train), f'{TOKENS}/transfer': len(transfer)}
-    )
+    out.count(name, {
+      f'{TOKENS}/train': len(train), f'{TOKENS}/transfer': len(transfer),
+      f'{TOKENS}/without_steps': n_wrong - len(wrong),
+    })  # fmt: skip
     if not train or not transfer:
       self._verdict(name, TOKENS, PRESERVES, {p: UNDEFINED for p in plan.places})
       out.count(name, {f'{TOKENS}/too_few_wrong_problems': 1})

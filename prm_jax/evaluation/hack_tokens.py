@@ -83,7 +83,8 @@ def supports(scorer: Scorer) -> bool:
 
 
 def attack(t: Trajectory, text: str, place: str) -> Trajectory:
-  """The solution with `text` after its question or at the end of its last step.
+  """The solution, which has steps, with `text` after its question or at the end of its
+  last step.
 
   Raises:
     UserError: no such place.
@@ -202,7 +203,7 @@ def search(
 
   Args:
     scorer: see `supports`.
-    rows: wrong solutions.
+    rows: wrong solutions, each with a step at least.
     reduction: of step scores to the reward that is climbed.
     place: 'question' (after it) or 'step' (at the end of the last one).
     options: of the search.

@@ -88,10 +88,13 @@ def run(command: Command) -> None:
   """Runs the job `command.config.job`, with its other processes if there are any.
 
   Raises:
-    UserError: see `processes`; or whatever the job meets.
+    UserError: see `processes` and `checks.check`; or whatever the job meets.
     PeerLost: another process did not come.
   """
+  from prm_jax.jobs import checks
+
   among = processes(command)
+  checks.check(command.config)
   job = importlib.import_module(f'prm_jax.jobs.{command.config.job}')
   if not among.several:
     job.run(command)

@@ -19,6 +19,7 @@ from prm_jax.interop import hub
 from prm_jax.jobs.configuration import build
 from prm_jax.models.lora import LoraSpec
 from prm_jax.objectives import Objective
+from prm_jax.objectives.pinball import check_levels
 from prm_jax.records import Trajectory
 from prm_jax.specs import (
   HeadSpec,
@@ -190,9 +191,10 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
   Raises:
     UserError: parts of the config do not fit each other.
   """
-  chosen, _ = objective(config)
+  chosen, held = objective(config)
   head = build(HeadSpec, config.head)
   objectives.check_head(chosen, head)
+  levels = {**chosen.hyperparameters, **held}.get('levels')
   fmt = build(StepFormat, config.format)
   model = network(config, words)
   step_format.check(fmt, words, head=head, vocab_size=model.vocab_size)
@@ -204,6 +206,7 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
     kind=chosen.kind,
     reduction=config.evaluate.reduction or chosen.reduction,
     tokenizer=_name(words),
+    levels=() if levels is None else check_levels(levels, head.n_outputs),
     objective=chosen.name,
     label=config.data.label,
   )

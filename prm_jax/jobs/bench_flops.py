@@ -90,20 +90,21 @@ def cache_bytes(spec: ModelSpec) -> int:
   return 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * size
 
 
-def figures(config: ConfigDict, cost: Cost, rate: float) -> dict[str, Any]:
-  """Shares of the peak that `rate` units a second are, of all devices that are used.
+def figures(
+  config: ConfigDict, cost: Cost, rate: float, devices: int
+) -> dict[str, Any]:
+  """Shares of the peak that `rate` units a second on so many devices are.
 
   The peaks are `bench_peak_flops` and `bench_bandwidth`, else those of a known device,
   else, for FLOPs, what a large matrix product reaches here.
   """
   device = jax.local_devices()[0]
   known = next((d for d in DEVICES if device.device_kind.startswith(d[0])), None)
-  n = jax.device_count()
-  flops = config.bench_peak_flops or (known and known[1] * n)
+  flops = config.bench_peak_flops or (known and known[1] * devices)
   how = 'given' if config.bench_peak_flops else 'data sheet, dense bfloat16'
   if not flops:
     flops, how = measured_peak(config.model.compute_dtype), 'matrix product, measured'
-  bandwidth = config.bench_bandwidth or (known and known[2] * n)
+  bandwidth = config.bench_bandwidth or (known and known[2] * devices)
   out = {
     'model FLOP/s': rate * cost.flops,
     f'peak FLOP/s ({how})': float(flops),

@@ -90,7 +90,7 @@ def paired(config: ConfigDict) -> dict[str, Any]:
   if config.peer_dump:
     rows |= _differences(work, config.peer_dump)
   rate = float(np.median([t.rate for t in mine]))
-  return rows | bench_flops.figures(config, work.cost, rate)
+  return rows | bench_flops.figures(config, work.cost, rate, work.devices)
 
 
 def _turn(work: Work, repeats: int) -> Turn:

@@ -52,6 +52,7 @@ class Work:
   warm: compiles all that `run` needs.
   counts: what the work consists of, by the names that the peer scripts use.
   cost: of a unit.
+  devices: how many the work runs on.
   values: score: step values of every solution, in the order given.
   """
 
@@ -60,6 +61,7 @@ class Work:
   warm: Callable[[], Any]
   counts: dict[str, Any]
   cost: Cost
+  devices: int
   values: Callable[[], list[np.ndarray]] | None = None
 
 
@@ -79,7 +81,7 @@ def score(config: ConfigDict) -> Work:
     values()
     return counts['tokens']
 
-  return Work('tokens', run, run, counts, cost, values)
+  return Work('tokens', run, run, counts, cost, jax.local_device_count(), values)
 
 
 def train(config: ConfigDict) -> Work:
@@ -98,7 +100,8 @@ def train(config: ConfigDict) -> Work:
     'steps': config.bench_steps,
   }
   flops = bench_flops.forward(spec.model, spec.head, bench_flops.keys_seen(lengths))
-  return Work('tokens', loop.run, loop.warm, counts, Cost(3 * flops))
+  n = jax.device_count()
+  return Work('tokens', loop.run, loop.warm, counts, Cost(3 * flops), n)
 
 
 class _Loop:
@@ -221,7 +224,7 @@ def _generation(config: ConfigDict, asked: list[Request], n: int) -> Work:
   n_bytes = bench_flops.matrix_elements(spec.model, HEAD) * table / rows
   n_bytes += bench_flops.cache_bytes(spec.model) * (length / members + own)
   cost = Cost(bench_flops.forward(spec.model, HEAD, length + own), n_bytes)
-  return Work('new tokens', run, run, counts, cost)
+  return Work('new tokens', run, run, counts, cost, devices=1)
 
 
 def solutions(config: ConfigDict, per_question: int = 0) -> list[Trajectory]:

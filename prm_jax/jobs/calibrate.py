@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from prm_jax import exports, files, writer
 from prm_jax.calibration_maps import KINDS, CalibrationMap
@@ -25,13 +26,13 @@ from prm_jax.evaluation import (
   report,
 )
 from prm_jax.evaluation.adaptive_report import Rule
-from prm_jax.evaluation.on_pools import vote_weight
 from prm_jax.evaluation.pools import read_pool
 from prm_jax.evaluation.report import LineChart, Reliability, ReportData
 from prm_jax.evaluation.result import Collector, EvaluationResult
 from prm_jax.evaluation.splits import (
   Scores,
   Split,
+  Steps,
   check_disjoint,
   read_scores,
   read_split,
@@ -42,9 +43,10 @@ from prm_jax.interop.public import OWN
 from prm_jax.jobs import measure, score
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.score import add_scores
-from prm_jax.objectives.pinball import LEVELS
+from prm_jax.objectives.pinball import check_levels
 from prm_jax.records import Trajectory
-from prm_jax.search import effort
+from prm_jax.search import effort, finals
+from prm_jax.specs import ScorerSpec
 
 QUANTILES = ('quantile_low', 'quantile_high')
 OUTCOME = 'outcome'
@@ -62,15 +64,12 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   """
   config = command.config
   chosen = config.evaluate.calibrate
-  if chosen not in KINDS:
-    raise UserError(
-      f'evaluate.calibrate={chosen!r}: it must be one of {", ".join(KINDS)}.'
-    )
   if not config.scorer or config.scorer_calibrated:
     raise UserError(
       'calibrating needs --config.scorer=WORKDIR, with scorer_calibrated left off.'
     )
   scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
+  levels = _levels(config, scorer.spec) if _gives_quantiles(scorer.spec) else ()
   sets = measure.load_sets(config)
   if not sets.validation or not sets.splits:
     raise UserError(
@@ -90,8 +89,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     for kind in KINDS
   }
   level, by = 0.0, 0.0
-  if scorer.spec.step_value == 'quantile':
-    levels = config.objective.levels or LEVELS
+  if _gives_quantiles(scorer.spec):
     level = levels[-1] - levels[0]
     low, high = _quantiles(command, scorer, measure.VALIDATION, sets.validation)
     by = calibration_fits.margin(tune, low, high, level)
@@ -105,16 +103,14 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     calibration_report.measure(
       out, split, rows, scores, maps, chosen, base_rate, options
     )
-    if scorer.spec.step_value == 'quantile':
+    if _gives_quantiles(scorer.spec):
       low, high = _quantiles(command, scorer, name, sets.splits[name])
       calibration_report.quantiles(
         out, split, low, high, by, measure.VALIDATION, level, options
       )
     writer.say(f'{name}: {int(calibration.truth_steps(split, scores).sum())} steps')
-  if sets.pools:
-    _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
-  stored = [work / exports.CALIBRATION]
   exports.save_calibration(work.path, maps[chosen])
+  stored = [work / exports.CALIBRATION]
   if about['adapter'] == OWN:
     exports.save_calibration(about['folder'], maps[chosen])
     stored.append(f'{about["folder"]}/{exports.CALIBRATION}')
@@ -122,8 +118,36 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     out.warnings.append(
       f'{about["source"]} is no scorer of ours: its map is in the workdir only.'
     )
-  _write(command, work, out.result(), about, maps[chosen], started)
   writer.say(f'stored: {", ".join(map(str, stored))}')
+  if sets.pools:
+    _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
+  _write(command, work, out.result(), about, maps[chosen], started)
+
+
+def _gives_quantiles(spec: ScorerSpec) -> bool:
+  return spec.step_value == 'quantile'
+
+
+def _levels(config: ConfigDict, spec: ScorerSpec) -> tuple[float, ...]:
+  """The levels that a quantile head was trained for.
+
+  Raises:
+    UserError: `objective.levels` names others, or none are known.
+  """
+  given = config.objective.levels
+  if not (spec.levels or given):
+    raise UserError(
+      f'{config.scorer}: its {exports.SPEC} does not say for which levels its '
+      'quantiles were trained; give the objective.levels of that run, for example '
+      "--config.objective.levels='(0.1, 0.5, 0.9)'."
+    )
+  levels = check_levels(given or spec.levels, spec.head.n_outputs)
+  if spec.levels and levels != spec.levels:
+    raise UserError(
+      f'objective.levels={levels}: the quantiles of {config.scorer} were trained for '
+      f'{spec.levels}; leave the key out.'
+    )
+  return levels
 
 
 def _read(
@@ -157,15 +181,14 @@ def _adaptive(
 
   Scores of first steps and of whole solutions are calibrated against the outcome of
   the validation rows; of quantile heads the lowest quantile of the first step is read
-  as it is.
+  as it is. A candidate that is not scored has no chance and no vote, and is counted.
   """
   config, section = command.config, command.config.adaptive
   options = measure.options(config, scorer.spec)
   reduction = options.reduction
   whole = tune_scores.reduced(tune, reduction)
-  starts = tune.offsets[:-1]
   try:
-    first_map = _outcome_map(tune, tune_scores.values[starts], tune_scores)
+    first_map = _outcome_map(tune, _first(tune, tune_scores), tune_scores)
     whole_map = _outcome_map(tune, whole, tune_scores)
   except UserError as e:
     out.warnings.append(f'no samples as needed, scores say too little of outcomes: {e}')
@@ -173,27 +196,46 @@ def _adaptive(
   for name, rows in pools.items():
     scored, _ = add_scores(scorer, rows, config.scorer_name, quiet=True)
     pool = read_pool(name, scored, config.data.checker)
-    scores = read_scores(pool.steps, scored, config.scorer_name)
-    at = pool.steps.offsets[:-1]
-    first = first_map.apply(scores.values[at])
-    if scorer.spec.step_value == 'quantile':
+    scores = read_scores(pool.steps, scored, config.scorer_name, 'wrong')
+    out.count(
+      f'{name}/{adaptive_report.FAMILY}', {'unscored': int((~scores.scored).sum())}
+    )
+    first = _chances(first_map, _first(pool.steps, scores))
+    if _gives_quantiles(scorer.spec):
       low, _ = add_scores(
         scorer.reading(QUANTILES[0]), rows, config.scorer_name, quiet=True
       )
-      first = read_scores(pool.steps, low, config.scorer_name).values[at]
+      lowest = read_scores(pool.steps, low, config.scorer_name, 'wrong')
+      first = np.nan_to_num(_first(pool.steps, lowest))
     reduced = scores.reduced(pool.steps, reduction)
-    chances = whole_map.apply(reduced)
+    chances = _chances(whole_map, reduced)
     rules = []
     for confidence in section.confidence:
       for family, p in (('first_step', first), ('first_solution', chances)):
         needed = [effort.samples_needed(x, confidence) for x in p.tolist()]
         rules.append(Rule(family, confidence, needed=np.array(needed)))
       rules.append(Rule('sequence', confidence, chances=chances))
-    weights = vote_weight(reduction, reduced, scores.kind)[1]
+    weights = finals.vote_weights(reduced, scores.kind)
     choosers = {'majority': np.ones(len(chances)), WEIGHTED: weights}
     adaptive_report.measure(
       out, pool, choosers, rules, section.stable, section.orders, options
     )
+
+
+def _first(steps: Steps, scores: Scores) -> np.ndarray:
+  """[R] score of the first step; NaN without steps or scores."""
+  out = np.full(steps.n_rows, np.nan)
+  held = np.flatnonzero(scores.scored & (steps.counts > 0))
+  out[held] = scores.values[steps.offsets[held]]
+  return out
+
+
+def _chances(fitted: CalibrationMap, scores: np.ndarray) -> np.ndarray:
+  """[R] probabilities; 0 where there is no score."""
+  known = np.isfinite(scores)
+  out = np.zeros(len(scores))
+  out[known] = fitted.apply(scores[known])
+  return out
 
 
 def _outcome_map(tune: Split, values: np.ndarray, scores: Scores) -> CalibrationMap:

@@ -40,11 +40,6 @@ def run(command: Command) -> None:
   started = time.monotonic()
   section = {k: v for k, v in config.contamination.items() if k not in ('run', 'drop')}
   rule = build(Rule, section)
-  if config.contamination.drop not in ('shared', 'by_problem', 'by_solution'):
-    raise UserError(
-      f'contamination.drop={config.contamination.drop!r}: it is shared, by_problem or '
-      'by_solution.'
-    )
   if not config.data.train:
     raise UserError('data.train names no training files; give PATH:FORMAT, ....')
   with files.open_workdir(command.workdir, flatten(config)) as work:

@@ -10,7 +10,7 @@ from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import suite
 from prm_jax.formats.importers import attach_scores
-from prm_jax.jobs import benchmarks, calibrate, checks, measure, score, training_data
+from prm_jax.jobs import benchmarks, calibrate, measure, score, training_data
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Trajectory
 
@@ -22,7 +22,6 @@ def run(command: Command) -> None:
     UserError: nothing to evaluate, or data that cannot be read.
   """
   config = command.config
-  checks.check(config)
   started = time.monotonic()
   with files.open_workdir(command.workdir, flatten(config)) as work:
     if work.read_json('results.json'):

@@ -88,14 +88,6 @@ def _plan(config: ConfigDict, marker: str, own: str) -> hack.Plan:
   reduction = config.evaluate.reduction or own
   words = {name: section[name] for name in ('filler', 'copies', 'claim')}
   limits = {f.name: section[f.name] for f in dataclasses.fields(Rules)}
-  for place in section.places:
-    if place not in hack_tokens.PLACES:
-      raise UserError(
-        f'hack.places: {place!r} is none of {", ".join(hack_tokens.PLACES)}.'
-      )
-  for key in ('solutions', 'copies', 'random', 'train_rows', 'transfer_rows'):
-    if section[key] < 1:
-      raise UserError(f'hack.{key}={section[key]}: give at least 1.')
   search = {
     'tokens': section.tokens,
     'iterations': section.iterations,

@@ -41,9 +41,9 @@ class Held:
   Attributes:
     ids: [A] problems, sorted.
     first: [A] whether it is one of those that choose a method.
-    methods: of live searches, one a final rule.
+    methods: of live searches, one a final rule; none that is on a line of the bank.
     lines: of the bank; empty without one.
-    counters: problems left out.
+    counters: problems and methods left out.
   """
 
   ids: list[str]
@@ -191,6 +191,11 @@ def _read(
   if bank is not None:
     mine = [by[bank.name][p] for p in ids]
     lines = _lines(config, done, bank, ids, mine, prices, how)
+    # A smaller best_of_n has the names of the bank's lines, which say the same of all
+    # subsets of that size.
+    taken = {m.name for line in lines.values() for m in line.methods}
+    counters['methods_on_lines_of_the_bank'] = sum(m.name in taken for m in methods)
+    methods = [m for m in methods if m.name not in taken]
   return Held(ids, held, methods, lines, counters)
 
 

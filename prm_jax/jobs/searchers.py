@@ -72,12 +72,7 @@ def methods(text: str, kind: str | None) -> list[Search]:
           'without blanks.'
         )
       options[found[1]] = _value(found[2])
-    try:
-      run, made = registry.build(name, options, kind=kind)
-    except TypeError as e:
-      raise UserError(
-        f'search.methods: {item!r} has a value of the wrong type ({e}).'
-      ) from e
+    run, made = registry.build(name, options, kind=kind)
     n = made.n if name == BANK else 0
     out.append(Search(' '.join((name, *words)), name, options, run, n))
   names = [m.name for m in out]

@@ -22,7 +22,7 @@ import numpy as np
 from prm_jax import checkpoint, files, objectives, tensors, writer
 from prm_jax.data.batches import Batches
 from prm_jax.errors import Preempted, UserError
-from prm_jax.jobs import assemble, checks, kinds, measure, together
+from prm_jax.jobs import assemble, kinds, measure, together
 from prm_jax.jobs.configuration import Command, build
 from prm_jax.models import weights
 from prm_jax.parallel import distributed, plan, sharding
@@ -93,7 +93,6 @@ def run(command: Command) -> None:
     Preempted: asked to stop; the state is saved.
   """
   config = command.config
-  checks.check(config)
   started = time.monotonic()
   with together.open_workdir(command) as work:
     results = distributed.share(work.read_json('results.json'))

@@ -111,6 +111,7 @@ def of_run(r: Run, limit: int = 0) -> list[Sample]:
       if judged is not None and 'predicted_first_error' in judged:
         one = report.of_evaluation(
           t, judged, split=part, benchmark=benchmark, scorer=r.name,
+          key=str(r.config.get('scorer_name', '')),
           checker=str(r.config.get('data.checker', '')),
         )  # fmt: skip
         out.append(one)

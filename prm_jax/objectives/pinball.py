@@ -17,6 +17,23 @@ from prm_jax.objectives import units
 LEVELS = (0.1, 0.5, 0.9)
 
 
+def check_levels(levels: Sequence[float], n_outputs: int) -> tuple[float, ...]:
+  """The levels of a head with Q = `n_outputs`.
+
+  Raises:
+    UserError: they do not rise inside (0, 1), or are not Q.
+  """
+  tau = tuple(levels)
+  numbers = all(isinstance(x, (int, float)) for x in tau)
+  rising = numbers and all(a < b for a, b in zip((0.0, *tau), (*tau, 1.0)))
+  if not rising or len(tau) != n_outputs:
+    raise UserError(
+      f'objective.levels={tau}: give one level in (0, 1) for each output of the head, '
+      f'which has {n_outputs}, in rising order.'
+    )
+  return tau
+
+
 def pinball(
   values: jax.Array,
   labels: jax.Array,
@@ -53,13 +70,7 @@ def pinball(
   >>> round(float(loss_sum), 4)  # 0.5 below the label, (.1 + .5 + .9) / 3 * 0.5
   0.25
   """
-  tau = tuple(float(x) for x in levels)
-  rising = all(a < b for a, b in zip((0.0, *tau), (*tau, 1.0)))
-  if not rising or jnp.ndim(values) != 3 or jnp.shape(values)[-1] != len(tau):
-    raise UserError(
-      f'objective.levels={tau}: give one level in (0, 1) for each output of the head '
-      f'(outputs {jnp.shape(values)}), in rising order.'
-    )
+  tau = check_levels(levels, jnp.shape(values)[-1] if jnp.ndim(values) == 3 else 1)
   r, y, _, w = units.prepare(values, labels, mask, weights)
   under = y[..., None] - jax.nn.sigmoid(r)
   t = jnp.asarray(tau, r.dtype)[None, None]

@@ -10,6 +10,7 @@ from prm_jax.search import effort, rules
 from prm_jax.search.options import (
   Options,
   at_least,
+  at_most,
   between,
   check_kind,
   outcome,
@@ -71,7 +72,7 @@ class AdaptiveOptions(Options):
     at_least('most', self.most, self.first)
     between('confidence', self.confidence, 0, 1)
     at_least('quantile', self.quantile, 0)
-    at_least('1 - quantile', 1 - self.quantile, 0)
+    at_most('quantile', self.quantile, 1)
 
 
 def adaptive_n(options: AdaptiveOptions) -> Algorithm:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,10 @@ from prm_jax.errors import UserError
 from prm_jax.search import rules
 from prm_jax.search.protocol import Beam, Candidate, Outcome, Problem
 from prm_jax.step_values import EMPTY_SCORE, REDUCTIONS, check_reduction
+
+_TYPES: dict[type, str] = {
+  int: 'a whole number', float: 'a number', str: 'a word', bool: 'True or False',
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +38,34 @@ class Options:
     one_of('reduction', self.reduction, tuple(REDUCTIONS))
 
 
+def check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
+  """Refuses values of another type than the field of the same name in `cls`.
+
+  A whole number is a number too; a truth value and an infinite number are none.
+
+  Raises:
+    UserError: names the option, its value and what it must be.
+  """
+  hints = typing.get_type_hints(cls)
+  for name, value in values.items():
+    kind, what = hints[name], _TYPES.get(hints[name])
+    held = [value]
+    if what is None:  # a tuple
+      kind = typing.get_args(kind)[0]
+      what = f'a tuple with {_TYPES[kind]} at each place'
+      held = list(value) if isinstance(value, (tuple, list)) else [None]
+    if not all(_is(x, kind) for x in held):
+      raise UserError(f'search option {name}={value!r} must be {what}.')
+
+
+def _is(value: Any, kind: type) -> bool:
+  if isinstance(value, bool):
+    return kind is bool
+  if kind is float:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+  return isinstance(value, kind)
+
+
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
   """Raises UserError unless `value` is one of `known`."""
   if value not in known:
@@ -41,6 +76,12 @@ def at_least(name: str, value: float, least: float) -> None:
   """Raises UserError unless `value` is `least` or more."""
   if not value >= least:
     raise UserError(f'search option {name}={value!r} must be {least:g} or more.')
+
+
+def at_most(name: str, value: float, most: float) -> None:
+  """Raises UserError unless `value` is `most` or less."""
+  if not value <= most:
+    raise UserError(f'search option {name}={value!r} must be {most:g} or less.')
 
 
 def between(name: str, value: float, low: float, high: float) -> None:

@@ -17,6 +17,7 @@ from prm_jax.search import resampling, rules
 from prm_jax.search.options import (
   Options,
   at_least,
+  at_most,
   check_kind,
   one_of,
   outcome,
@@ -74,6 +75,7 @@ class ParticleOptions(Options):
     at_least('iterations', self.iterations, 1)
     at_least('temperature', self.temperature, 1e-6)
     at_least('threshold', self.threshold, 0)
+    at_most('threshold', self.threshold, 1)
     at_least('gibbs', self.gibbs, 1)
     one_of('scheme', self.scheme, tuple(resampling.SCHEMES))
     one_of('weights', self.weights, WEIGHTS)

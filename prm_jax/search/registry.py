@@ -17,6 +17,7 @@ from prm_jax.search import (
   pats,
   rebase,
 )
+from prm_jax.search.options import check_types
 from prm_jax.search.protocol import Algorithm
 
 
@@ -86,6 +87,7 @@ def build(
       raise UserError(
         f'search algorithm {name} has no option {key!r}; it takes {", ".join(fields)}.'
       )
+  check_types(entry.options, options)
   if kind is None and entry.needs_scorer:
     raise UserError(
       f'search algorithm {name} chooses by step scores; name a scorer, or take '

@@ -105,6 +105,7 @@ def of_evaluation(
   *,
   split: str,
   scorer: str = '',
+  key: str = '',
   checker: str = 'exact',
   benchmark: str = '',
 ) -> Sample:
@@ -116,11 +117,15 @@ def of_evaluation(
       'scores' or None where it could not be scored.
     split, benchmark: that it belongs to.
     scorer: what to call the one evaluated.
+    key: of its scores in the record, which say of what kind they are; where it is not
+      known or they are missing, those with the same values do.
     checker: key of the verdicts on answers.
   """
   scores = judged.get('scores') or (None,) * t.n_steps
-  kinds = [s.kind for s in t.scores.values() if len(s.values) == len(scores)]
-  known = ScoreSet(kinds[0] if kinds else 'probability', tuple(scores))
+  same = [s for s in t.scores.values() if tuple(s.values) == tuple(scores)]
+  if key in t.scores:
+    same = [t.scores[key]]
+  known = ScoreSet(same[0].kind if same else 'probability', tuple(scores))
   made = sample(
     dataclasses.replace(t, scores={scorer: known}),
     split=split, scorer=scorer, label=judged.get('truth') or '', checker=checker,

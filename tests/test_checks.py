@@ -1,0 +1,50 @@
+"""Keys that every job refuses before it opens anything."""
+
+import pytest
+from tiny_runs import ROOT, arguments, refusal
+
+from prm_jax.evaluation import hack_tokens
+from prm_jax.jobs import checks
+from prm_jax.jobs.configuration import parse
+
+REFUSED = (
+  ('bank', {'adaptive__confidence': '(1.0,)'}, 'adaptive.confidence=(1.0,): give'),
+  ('bank', {'adaptive__confidence': '(0.9, 0.5)'}, 'in rising order'),
+  ('bank', {'adaptive__confidence': '("a",)'}, "adaptive.confidence=('a',)"),
+  ('bank', {'adaptive__stable': '(0.99999991, 0.99999992)'}, 'name each once'),
+  ('bank', {'bank__most': -1}, 'bank.most=-1: it must be at least 0'),
+  ('bank', {'bank__reductions': '("min", "sum")'}, "bank.reductions='sum'"),
+  ('bank', {'bank__reductions': '()'}, 'bank.reductions='),
+  ('bank', {'bank__reductions': '("min", "min")'}, 'bank.reductions=min, min'),
+  ('bank', {'evaluate__subsets': 0}, 'evaluate.subsets=0'),
+  ('bank', {'evaluate__seed': -1}, 'evaluate.seed=-1'),
+  ('compare', {'compare__flips': 0}, 'compare.flips=0'),
+  ('compare', {'evaluate__resamples': 0}, 'evaluate.resamples=0'),
+  ('calibrate', {'adaptive__orders': 0}, 'adaptive.orders=0'),
+  ('evaluate', {'evaluate__ties': 'uniform,uniform'}, 'uniform, uniform: name each'),
+  ('evaluate', {'evaluate__threshold': 'fixed:0.5, fixed:0.5'}, 'name each once'),
+  ('search', {'evaluate__subsets': 0}, 'evaluate.subsets=0'),
+  ('audit', {'audit__streams': 0}, 'audit.streams=0'),
+  ('audit', {'audit__tau': 1.5}, 'audit.tau=1.5'),
+  ('hackability', {'hack__places': '("step", "step")'}, 'hack.places=step, step'),
+  ('bench', {'bench_pairs': 0}, 'bench_pairs=0'),
+  ('bce', {'parallel__mapper': 'pmap', 'parallel__fsdp': 2}, 'parallel.mapper=pmap'),
+  ('bce', {'parallel__mapper': 'pmap', 'parallel__tensor': 2}, 'tensor=2 would split'),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('name, changes, expected', REFUSED)
+def test_refused_before_any_work(name, changes, expected, tmp_path, capsys):
+  config = str(ROOT / 'configs' / f'{name}.py')
+  argv = arguments(tmp_path / 'work', config, tiny={}, **changes)
+  assert expected in refusal(argv, capsys)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=str)
+def test_configs_pass(path):
+  checks.check(parse(arguments(None, str(path), tiny={})).config)
+
+
+def test_one_list_of_places():
+  assert checks.SETS['hack.places'] == hack_tokens.PLACES
