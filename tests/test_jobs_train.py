@@ -282,6 +282,7 @@ def test_trains_on_a_mixture_with_weights(tmp_path):
     assert np.isfinite(row['train/loss[first]']) and np.isfinite(row['train/loss[b]'])
 
 
+@pytest.mark.slow
 def test_trains_on_the_world_beside_a_file(tmp_path):
   file = tiny_runs.write_lines(
     tmp_path / 'mine.jsonl',

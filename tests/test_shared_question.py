@@ -60,7 +60,7 @@ def texts(n_shared, n_own, lengths):
   return questions, own, jnp.stack(rows)
 
 
-@pytest.mark.parametrize('name', often(VARIANTS, 'mistral', 'gemma', 'qwen'))
+@pytest.mark.parametrize('name', often(VARIANTS, 'gemma', 'qwen'))
 def test_states_are_those_of_the_joined_texts(name):
   spec, head = spec_of(**VARIANTS[name]), HeadSpec()
   params = parameters(spec, head)
@@ -131,6 +131,7 @@ def test_scores_are_those_of_rows_that_share_nothing(scorer):
   assert np.std(np.concatenate(alone.values(rows))) > 0.01
 
 
+@pytest.mark.slow
 def test_neither_order_nor_company_moves_a_bit(scorer):
   rows = candidates(3, 5)
   whole = scorer.values(rows)
@@ -150,6 +151,7 @@ def test_a_question_is_read_once(scorer):
   assert sorted(i for job in jobs for i in job.members) == list(range(19))
 
 
+@pytest.mark.slow
 def test_no_read_position_is_shared(scorer):
   row = candidates(1, 1)[0]
   early = Encoded(row.tokens, np.array([32, 40], np.int32), 2, row.question_length)

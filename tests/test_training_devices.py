@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from often import often
 
 from prm_jax.models import scorer, weights
 from prm_jax.objectives import registry
@@ -83,10 +82,8 @@ def one_device():
   return run('one')
 
 
-@pytest.mark.parametrize(
-  'way',
-  often((*WAYS, 'pmap'), 'fsdp_tensor'),
-)
+@pytest.mark.slow  # one mesh by default: test_parallel.py
+@pytest.mark.parametrize('way', (*WAYS, 'pmap'))
 def test_numbers_of_one_device(way, one_device):
   losses, gradient = run(way)
   np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
