@@ -86,12 +86,12 @@ def run(command: Command) -> None:
     if work.read_json('results.json'):
       writer.say(f'{work.path}: this bank is evaluated; see report.html')
       return
-    sets = assemble.pools(config)
+    sets, counters = assemble.pools(config)
     if not sets:
       raise UserError('bank needs --config.data.pools=NAME=PATH[:FORMAT].')
     sets, _ = evaluate.attach(sets, config.score_files)
     found = {name: _measure(config, name, rows) for name, rows in sets.items()}
-    _write(command, work, found, time.monotonic() - started)
+    _write(command, work, found, counters, time.monotonic() - started)
 
 
 def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
@@ -165,12 +165,15 @@ def _adaptive(
 
 
 def _write(
-  command: Command, work: files.Workdir, found: dict[str, Found], seconds: float
+  command: Command,
+  work: files.Workdir,
+  found: dict[str, Found],
+  counters: dict[str, int],
+  seconds: float,
 ) -> None:
   config = command.config
   metrics: dict[str, Any] = {}
   lines: list[dict[str, Any]] = []
-  counters: dict[str, int] = {}
   for name, held in found.items():
     counters |= {f'{name}/{k}': n for k, n in held.pool.counters.items()}
     for rule, line in held.curves.items():

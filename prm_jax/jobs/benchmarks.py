@@ -18,11 +18,11 @@ from prm_jax.evaluation.benchmarks.prmbench import REDUNDANCY
 from prm_jax.formats import importers
 from prm_jax.formats.importers import attach_scores
 from prm_jax.jobs import assemble, measure, score
+from prm_jax.jobs.assemble import Sets
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Check, Trajectory
 
 ALL = 'all'
-Sets = dict[str, list[Trajectory]]
 Index = dict[str, tuple[str, dict[str, Any]]]
 """Id -> (place, row) of score files."""
 
@@ -110,11 +110,13 @@ def _read(
   """Adds the rows of sets, at most `data.limit` of each.
 
   Raises:
-    UserError: a file is malformed.
+    UserError: a file is malformed, or holds a row twice.
   """
   for name, source in named.items():
     path = sources.resolve(source.path)
-    rows, counted = importers.read(path, source.format, assemble.options(config))
+    rows, counted = importers.read(
+      path, source.format, assemble.options(config), distinct=True
+    )
     limit = config.data.limit
     found.sets[name] = rows[:limit] if limit else rows
     found.counters.update({f'{name}/read/{k}': n for k, n in counted.items() if n})

@@ -88,8 +88,8 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   )
   measure.write(
     command, work, 'evaluate', None, found, sets.splits,
-    counters={}, curve=(), about=files.provenance(command.line, config.seed),
-    started=started,
+    counters=sets.counters, curve=(),
+    about=files.provenance(command.line, config.seed), started=started,
   )  # fmt: skip
 
 

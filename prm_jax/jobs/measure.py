@@ -34,12 +34,14 @@ class Sets:
   validation: rows on which thresholds are tuned; [] without.
   splits: name -> rows whose first error is known.
   pools: name -> candidates, several a problem.
+  counters: 'NAME/read/what' -> count of what was met in reading them.
   train: what is left to train on where validation was held out of it, else None.
   """
 
   validation: list[Trajectory]
   splits: dict[str, list[Trajectory]]
   pools: dict[str, list[Trajectory]]
+  counters: dict[str, int]
   train: Mixture | None = None
 
   def judged(self) -> dict[str, list[Trajectory]]:
@@ -56,14 +58,15 @@ def load_sets(config: ConfigDict) -> Sets:
   """Validation rows, evaluation splits and pools of the config.
 
   Raises:
-    UserError: a source cannot be read, or an evaluation set is called validation.
+    UserError: a source cannot be read or holds a row twice, or an evaluation set is
+      called validation.
   """
-  validation = assemble.named_sets(config, config.data.validation)
+  validation, counters = assemble.named_sets(config, config.data.validation)
   train = None
   if config.data.validation_share:
     train, held_out = assemble.training(config)
     validation = {VALIDATION: held_out.trajectories if held_out else []}
-  splits = assemble.named_sets(config, config.data.evaluate)
+  splits, read = assemble.named_sets(config, config.data.evaluate)
   if VALIDATION in splits:
     raise UserError(
       'data.evaluate: a set is called validation, the name of the tuning split; '
@@ -75,7 +78,8 @@ def load_sets(config: ConfigDict) -> Sets:
       f'evaluate.threshold={config.evaluate.threshold!r} needs a set to tune on; name '
       'one in data.validation, or take fixed:0.5.'
     )
-  return Sets(rows, splits, assemble.pools(config), train)
+  pools, more = assemble.pools(config)
+  return Sets(rows, splits, pools, {**counters, **read, **more}, train)
 
 
 def check_sets(config: ConfigDict, sets: Sets) -> None:
@@ -189,7 +193,8 @@ def conclude(
     found.judged_by[path] = config.data.truth
   write(
     command, work, job, scorer.spec, found, {**tuning, **splits},
-    counters={**counters, **unusable}, curve=curve, about=about, started=started,
+    counters={**counters, **sets.counters, **unusable}, curve=curve, about=about,
+    started=started,
   )  # fmt: skip
 
 
