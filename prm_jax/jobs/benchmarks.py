@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from prm_jax import files, jsonl, records, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
-from prm_jax.evaluation import benchmarks
+from prm_jax.evaluation import benchmarks, same_rows
 from prm_jax.evaluation.benchmarks.prmbench import REDUNDANCY
 from prm_jax.formats import importers
 from prm_jax.formats.importers import attach_scores
@@ -80,6 +80,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   )
   measure.write(
     command, work, 'evaluate', None, result.found, shown,
+    rows={n: _digest(n, rows) for n, rows in found.sets.items()},
     counters=found.counters, curve=(), about=about, started=started,
     more={
       'config': flatten(config),
@@ -92,6 +93,11 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
 
 def _is_pool(name: str) -> bool:
   return benchmarks.find(name)[0].pools
+
+
+def _digest(name: str, rows: Sequence[Trajectory]) -> str:
+  benchmark = benchmarks.find(name)[0]
+  return same_rows.digest(rows, benchmark.truth, benchmark.verdict)
 
 
 def _named(config: ConfigDict) -> dict[str, sources.Source]:

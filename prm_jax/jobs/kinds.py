@@ -227,6 +227,7 @@ class PolicyKind:
       out.count(name, held.cache.counters)
     measure.write(
       command, work, 'train', self.spec, out.result(), {},
+      rows=measure.digests(self.config, self.sets),
       counters={**data.counted(), **self.sets.counters}, curve=curve, about=about,
       started=started,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from prm_jax import files, records, writer
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
 from prm_jax.evaluation import pools as candidates
-from prm_jax.evaluation import replicates, report, selection, suite
+from prm_jax.evaluation import replicates, report, same_rows, selection, suite
 from prm_jax.evaluation import splits as solutions
 from prm_jax.evaluation.result import EvaluationResult, Options
 from prm_jax.inference.scorer import Scorer
@@ -119,6 +119,15 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
   )
 
 
+def digests(config: ConfigDict, sets: Sets) -> dict[str, str]:
+  """Set or pool -> which rows it holds (`same_rows.digest`), without validation."""
+  return {
+    name: same_rows.digest(rows, config.data.truth, config.data.checker)
+    for name, rows in sets.judged().items()
+    if name != VALIDATION
+  }
+
+
 def validation(config: ConfigDict, scorer: Scorer, sets: Sets) -> dict[str, float]:
   """F1 and AUROC on validation while training, see `selection.on_validation`."""
   rows, _ = add_scores(scorer, sets.validation, config.scorer_name, quiet=True)
@@ -193,8 +202,8 @@ def conclude(
     found.judged_by[path] = config.data.truth
   write(
     command, work, job, scorer.spec, found, {**tuning, **splits},
-    counters={**counters, **sets.counters, **unusable}, curve=curve, about=about,
-    started=started,
+    rows=digests(config, sets), counters={**counters, **sets.counters, **unusable},
+    curve=curve, about=about, started=started,
   )  # fmt: skip
 
 
@@ -206,15 +215,17 @@ def write(
   found: EvaluationResult,
   shown: Mapping[str, Sequence[Trajectory]],
   *,
+  rows: Mapping[str, str],
   counters: Mapping[str, int],
   curve: Sequence[Mapping[str, Any]],
   about: dict[str, Any],
   started: float,
   more: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes samples, the report, and last of all results.json with `more` sections."""
-  for name, rows in shown.items():
-    work.write_samples(name, _sample_rows(name, rows, found))
+  """Writes samples, the report, and last of all results.json with `more` sections and
+  what says which rows were measured (`digests`)."""
+  for name, held in shown.items():
+    work.write_samples(name, _sample_rows(name, held, found))
   every = {**counters, **found.counters}
   if command.config.evaluate.replicates:
     replicates.save(work / replicates.FILE, found.estimates)
@@ -224,7 +235,7 @@ def write(
     report.write(work / 'report.html', page)
   work.write_results(
     job, found.metrics, every, about, judged_by=found.judged_by,
-    warnings=found.warnings, **(more or {}),
+    warnings=found.warnings, rows=dict(rows), **(more or {}),
   )  # fmt: skip
   for line in pages.summary_lines(found):
     writer.say(line)
