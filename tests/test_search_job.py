@@ -247,6 +247,8 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   ]
   for i, row in enumerate(rows):
     row['meta']['self_certainty'] = i % 5 + 0.5
+  for row in rows[:3]:
+    del row['scores']
   file = write_lines(tmp_path / 'bank.jsonl', rows)
   tiny = {
     'data.pools': f'mine={file}', 'score_files': '', 'data.checker': 'exact',
@@ -262,6 +264,8 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   assert {r['best_of'] for r in lines if r['name'] == 'wrf'} == set(range(1, 9))
   assert 'mine/bank/vote_last-majority@8[prm]' in found['metrics']
   assert 'mine/bank/borda-majority@8' in found['metrics']
+  assert found['counters']['mine/unscored[prm]'] == 3
+  assert found['counters']['mine/read/trajectories'] == len(rows)
   assert 'recomputed from saved scores' in found['provenance']['how']
   assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
   said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)
