@@ -289,6 +289,15 @@ REFUSED = {
   'step tokens': ({'search__step_tokens': 0}, 'search.step_tokens=0'),
   'stop strings': ({'sampling__stop': '("x",)'}, 'sampling.stop'),
   'no scorer for beam': ({'scorer': ''}, 'chooses by step scores'),
+  'no tokens to cut at': (
+    {
+      'engine__kind': 'remote',
+      'engine__url': 'http://127.0.0.1:9/v1',
+      'engine__model': 'm',
+      'search__methods': 'best_of_n n=4; adaptive_step',
+    },
+    'adaptive_step cuts solutions at single tokens',
+  ),
   'no problems': ({'input': ''}, 'search needs --config.input'),
   'reduction': ({'evaluate__reduction': 'best'}, 'best'),
 }

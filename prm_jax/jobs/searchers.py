@@ -50,12 +50,13 @@ class Search:
     return {'algorithm': self.algorithm, 'options': self.options}
 
 
-def methods(text: str, kind: str | None) -> list[Search]:
+def methods(text: str, kind: str | None, tokens: bool = True) -> list[Search]:
   """The searches of `search.methods`.
 
   Args:
     text: 'ALGORITHM OPTION=VALUE ...; ...'.
     kind: of the scorer's values, None without a scorer.
+    tokens: whether the engine says which tokens it drew.
 
   Raises:
     UserError: there is none, one twice, or one that `registry.build` refuses.
@@ -73,7 +74,7 @@ def methods(text: str, kind: str | None) -> list[Search]:
         )
       options[found[1]] = _value(found[2])
     try:
-      run, made = registry.build(name, options, kind=kind)
+      run, made = registry.build(name, options, kind=kind, tokens=tokens)
     except TypeError as e:
       raise UserError(
         f'search.methods: {item!r} has a value of the wrong type ({e}).'
