@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
   data.validation = 'world:validation'  # thresholds, calibration, best checkpoint
   data.validation_share = 0.0  # or, with data.validation='', hold out this share of
   #   the training problems; which ones depends on their ids alone, not on the seed
-  data.evaluate = ''  # sets with a known first error, each with a name
+  data.evaluate = ''  # sets with a known first error, each with a name, read whole
   data.pools = ''  # sets of candidates for best-of-N, each with a name
   data.label = 'on_track'  # label set that training uses
   data.truth = 'on_track'  # label set that metrics are judged against

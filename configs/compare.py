@@ -27,8 +27,8 @@ means over problems; for other metrics (F1, AUROC, ECE) it goes by the jackknife
 pseudo-values, exact to first order. With several runs of each the interval and the P
 value (t) hold both sources of variance, seeds and problems, each named.
 
-Runs on different rows are refused; compare.common=true compares the rows in common and
-counts the others.
+Runs on different rows are refused; compare.common=true compares the rows in common of
+sets with a known first error and counts the others. Pools must be the same.
 
 The two scorers above, best of 32 of 500 GSM8K problems by the lowest step score, after
 --config=configs/pools.py --config.evaluate.replicates=true (10 s of CPU; this, 2 s):

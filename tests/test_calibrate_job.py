@@ -65,6 +65,7 @@ def test_fits_stores_and_reports(trained, tmp_path):
   held = results(work)
   assert held['calibration']['kind'] == 'isotonic'
   assert held['calibration']['problems'] == 60 and held['calibration']['data_hash']
+  assert held['counters']['heldout/read/trajectories'] == 24
   metrics = held['metrics']
   for at in (
     'raw',

@@ -11,11 +11,11 @@ from tiny_runs import refusal, run
 
 from prm_jax import jsonl, records
 from prm_jax.errors import UserError
-from prm_jax.evaluation import compare_text
+from prm_jax.evaluation import compare_text, same_rows
 from prm_jax.evaluation.compare import SEEDS, compare
 from prm_jax.evaluation.intervals import means, ratio, resamples
 from prm_jax.formats import importers
-from prm_jax.records import LabelSet, ScoreSet
+from prm_jax.records import LabelSet, ScoreSet, Verdict
 
 IDS = [f'p{i:03}' for i in range(100)]
 SAMPLE = resamples(IDS, 300, contributions=True)
@@ -292,6 +292,43 @@ def test_two_scorers_of_one_run(tmp_path):
   assert 'pool/best_of_n/majority@4' not in metrics
 
 
+def test_pools_of_other_candidates_are_refused(tmp_path, capsys):
+  """The same problems, names and numbers of candidates: nothing else tells."""
+  made = {}
+  for name, first in (('a', 0), ('b', 4), ('again', 0)):
+    rows = [
+      candidate(f'p{p}', c, [c / 8], (p + c) % 3 == 0, str(c))
+      for p in range(6)
+      for c in range(first, first + 4)
+    ]
+    pool = tmp_path / f'{name}.jsonl'
+    records.write(pool, rows)
+    more = {'data.pools': f'pool={pool}', 'evaluate.replicates': True}
+    made[name] = evaluated(tmp_path, f'run_{name}', '', **{**more, 'data.evaluate': ''})
+  out = tmp_path / 'x.json'
+  for more in ({}, {'compare.common': True}):
+    said = refusal(compared(made['a'], made['b'], out, **more), capsys)
+    assert said.startswith('pool (pool): ') and 'on different rows of it' in said
+  assert run(compared(made['a'], made['again'], out)) == 0
+  results = json.loads((made['a'] / 'results.json').read_text())
+  del results['rows']
+  (made['a'] / 'results.json').write_text(json.dumps(results))
+  said = refusal(compared(made['a'], made['again'], out), capsys)
+  assert 'does not say which rows it was measured on; evaluate it again' in said
+
+
+@pytest.mark.parametrize('change', ['id', 'problem_id', 'answer', 'verdicts', 'steps'])
+def test_a_digest_is_of_what_metrics_read(change):
+  row = candidate('p', 0, [0.5], True, '1')
+  other = {
+    'id': 'q', 'problem_id': 'q', 'answer': '2', 'steps': ('other',),
+    'verdicts': {'exact': Verdict(False)},
+  }[change]  # fmt: skip
+  digest = lambda t: same_rows.digest([t], 'human', 'exact')
+  assert digest(dataclasses.replace(row, **{change: other})) != digest(row)
+  assert digest(dataclasses.replace(row, scores={})) == digest(row)
+
+
 def test_benchmarks_of_the_suite_are_compared(tmp_path):
   rng = np.random.default_rng(0)
   rows = [
@@ -341,9 +378,13 @@ def test_benchmarks_of_the_suite_are_compared(tmp_path):
     ({'a': 'nowhere'}, 'nowhere: there is no results.json of a finished run'),
     ({'a': 'no*where'}, 'nothing fits the pattern'),
     ({'compare.metrics': 'heldout/nothing'}, 'no metric of A and B can be compared'),
+    ({'a': '{good},{good}', 'b': '{bad},{bad}'}, '/run_good is named twice; give'),
+    ({'a': '{good},{good}/results.json'}, '/run_good/results.json is named twice'),
+    ({'b': '{bad}*,{bad}'}, '/run_bad is named twice'),
   ],
 )
 def test_mistakes_end_in_a_sentence(runs, tmp_path, capsys, more, sentence):
+  more = {k: v.format_map(runs) for k, v in more.items()}
   given = {'a': runs['good'], 'b': runs['bad'], 'output': tmp_path / 'x.json', **more}
   words = [f'--config.{k}={v}' for k, v in given.items()]
   argv = ['prm_jax', '--config=configs/compare.py', *words]

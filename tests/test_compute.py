@@ -135,7 +135,7 @@ def test_votes_of_a_bank_are_those_of_all_subsets(rule):
     'hmr': votes.hybrid_majority,
   }[rule]
   sizes = [1, 2, 3, 4]
-  voter = Voter(SCORED.get(rule, lambda n, sums: n), scores)
+  voter = Voter(SCORED.get(rule, lambda counts, *_: counts), scores)
   if rule == 'borda':
     voter = Voter(None, scores, votes.borda)
   found = banks.votes(pool, {Rule(rule): voter}, sizes, n_draws=20_000, seed=0)
@@ -152,6 +152,45 @@ def test_votes_of_a_bank_are_those_of_all_subsets(rule):
           expected[a, k - 1] += chance * share / len(subsets)
   np.testing.assert_allclose(found[Rule(rule)], expected, atol=0.015)
   np.testing.assert_allclose(found[Rule(rule)][:, -1], expected[:, -1], atol=1e-12)
+
+
+def test_who_is_not_scored_has_no_part_in_a_mean():
+  """Answers A A B B C, the first not scored: by .6, .5, .1 A wins, by .3 it did not."""
+  answers, scores = np.array([0, 0, 1, 1, 2]), np.array([np.nan, 0.6, 0.5, 0.5, 0.1])
+  pure = votes.hybrid_majority(answers, np.ones(5, bool), scores)
+  assert pure == pytest.approx([0.6, 0.5, 0.1])
+  pool, _ = held_pool({'a': [(0.5, a == 0, str(a)) for a in answers]})
+  seen = []
+
+  def hmr(*held):
+    seen.append(SCORED['hmr'](*held))
+    return seen[-1]
+
+  found = banks.votes(pool, {Rule('hmr'): Voter(hmr, scores)}, [5], n_draws=2, seed=0)
+  assert seen[0][0, 0] == pytest.approx(pure) and found[Rule('hmr')] == [[1.0]]
+  # Where nobody is scored, all are alike.
+  none = Voter(SCORED['hmr'], np.full(5, np.nan))
+  found = banks.votes(pool, {Rule('hmr'): none}, [5], n_draws=2, seed=0)
+  assert found[Rule('hmr')] == pytest.approx(1 / 3)
+
+
+def test_ballots_keep_to_the_bound_of_memory(monkeypatch):
+  """They compare N candidates with each other and with all answers."""
+  pool, scores = held_pool()
+  held = []
+
+  def ballots(answers, mask, weights):
+    held.append(answers.size * max(answers.shape[-1], int(answers.max()) + 1))
+    return votes.borda(answers, mask, weights)
+
+  voters = {Rule('borda'): Voter(None, scores, ballots)}
+  whole = banks.votes(pool, voters, [2, 4], n_draws=40, seed=0)
+  assert max(held) > 100
+  held.clear()
+  monkeypatch.setattr(banks, '_CELLS', 100)
+  parts = banks.votes(pool, voters, [2, 4], n_draws=40, seed=0)
+  assert max(held) <= 100
+  np.testing.assert_allclose(parts[Rule('borda')], whole[Rule('borda')])
 
 
 def test_rankings_of_a_bank_are_those_of_all_subsets():
@@ -178,7 +217,7 @@ def test_all_scores_equal():
   np.testing.assert_allclose(ranked[Rule('best')], ranked[Rule('pass')])
   for weights in (level, np.zeros_like(level)):
     voters = {
-      Rule('majority'): Voter(lambda n, sums: n, weights),
+      Rule('majority'): Voter(lambda counts, *_: counts, weights),
       **{Rule(r): Voter(f, weights) for r, f in SCORED.items()},
     }
     found = banks.votes(pool, voters, [1, 2, 4], n_draws=50, seed=0)

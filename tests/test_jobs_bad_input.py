@@ -189,6 +189,7 @@ def test_unusable_rows_of_an_evaluation_set_are_counted(tmp_path):
   assert run(training(tmp_path / 'work', 'world:train', **keys)) == 0
   held = results(tmp_path / 'work')
   assert held['counters']['mine/not_scored/too_long'] == 1
+  assert held['counters']['mine/read/trajectories'] == 7
   metric = held['metrics']['mine/process_bench/f1@fixed:0.5']
   assert metric['n'] == 7
 

@@ -254,6 +254,8 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   ]
   for i, row in enumerate(rows):
     row['meta']['self_certainty'] = i % 5 + 0.5
+  for row in rows[:3]:
+    del row['scores']
   file = write_lines(tmp_path / 'bank.jsonl', rows)
   tiny = {
     'data.pools': f'mine={file}', 'score_files': '', 'data.checker': 'exact',
@@ -269,6 +271,8 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   assert {r['best_of'] for r in lines if r['name'] == 'wrf'} == set(range(1, 9))
   assert 'mine/bank/vote_last-majority@8[prm]' in found['metrics']
   assert 'mine/bank/borda-majority@8' in found['metrics']
+  assert found['counters']['mine/unscored[prm]'] == 3
+  assert found['counters']['mine/read/trajectories'] == len(rows)
   assert 'recomputed from saved scores' in found['provenance']['how']
   assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
   said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)
@@ -296,6 +300,15 @@ REFUSED = {
   'step tokens': ({'search__step_tokens': 0}, 'search.step_tokens=0'),
   'stop strings': ({'sampling__stop': '("x",)'}, 'sampling.stop'),
   'no scorer for beam': ({'scorer': ''}, 'chooses by step scores'),
+  'no tokens to cut at': (
+    {
+      'engine__kind': 'remote',
+      'engine__url': 'http://127.0.0.1:9/v1',
+      'engine__model': 'm',
+      'search__methods': 'best_of_n n=4; adaptive_step',
+    },
+    'adaptive_step cuts solutions at single tokens',
+  ),
   'no problems': ({'input': ''}, 'search needs --config.input'),
   'reduction': ({'evaluate__reduction': 'best'}, 'best'),
 }

@@ -112,18 +112,7 @@ def test_samples_needed():
   needed = effort.samples_needed
   assert [needed(p) for p in (0.5, 0.9, 0.01)] == [7, 2, 459]
   assert needed(0.0) == 46050 and needed(1.0) == 1
-  assert needed(0.5, confidence=0.9) == 4 and needed(0.5, share=4) == 2
-
-
-def test_instance_adaptive_beams():
-  """K = 4: N(.5) / 4 = 1.66, N(.1) / 4 = 10.9, N(.9) / 4 = .5."""
-  widths = effort.widths_of_beams(np.array([0.5, 0.1, 0.9, 0.5]), 8)
-  assert widths.tolist() == [2, 8, 1, 2]
-  # Best first: .9 needs 2 <= 1 * 4.
-  assert effort.beams_needed(np.array([0.2, 0.9]), 4) == 1
-  # .5 needs 7 > 4; .5 again 7 <= 2 * 4.
-  assert effort.beams_needed(np.array([0.5, 0.1, 0.5]), 4) == 2
-  assert effort.beams_needed(np.array([0.1, 0.1]), 4) == 2
+  assert needed(0.5, confidence=0.9) == 4
 
 
 def test_pats_modes():

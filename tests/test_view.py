@@ -55,6 +55,14 @@ def test_scored_files_side_by_side(tmp_path, capsys):
   assert code == 2 and "no row has scores or labels 'three'" in said
 
 
+def test_every_row_of_every_file_is_shown(tmp_path, capsys):
+  for name, numbers in (('a', (0, 1)), ('b', (1, 2))):
+    jsonl.write_json_lines(tmp_path / f'{name}.jsonl', map(row, numbers))
+  both = f'{tmp_path}/a.jsonl,{tmp_path}/b.jsonl'
+  _, data, _ = view(tmp_path, capsys, input=both)
+  assert [s['id'] for s in data['samples']] == ['t0', 't1', 't1 (2)', 't2']
+
+
 def test_what_view_needs_is_said(tmp_path, capsys):
   code, data, said = view(tmp_path, capsys)
   assert code == 2 and data is None and 'view needs --config.input=' in said

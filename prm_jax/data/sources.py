@@ -37,7 +37,7 @@ WORLD = 'world'
 WORLD_EXACT = 'world_exact'
 WORLDS = (WORLD, WORLD_EXACT)
 DATA_VARIABLE = 'PRM_JAX_DATA'
-DEDUPES = ('none', 'across', 'all')
+DEDUPES = ('none', 'across', 'all', 'refuse')
 LEAKS = ('count', 'drop', 'error')
 _NAME = re.compile(r'([A-Za-z][\w.-]*)=(.*)', re.DOTALL)
 _TAIL = re.compile(r'\w+')
@@ -205,13 +205,15 @@ def load(
     world: the embedded world's config.
     dedupe: rows with the problem and steps of an earlier one are dropped and
       counted: 'across' sources only (samples of one source may repeat: that is
-      how often a policy says them), 'all', or 'none'.
+      how often a policy says them), 'all', or 'none'. That is for training;
+      'refuse' is for sets that are judged: every row is kept, and a source in which
+      one stands twice is refused.
     weigh_once: name of a label set whose (prefix, step) pairs carry loss weight once
       over the whole mixture and are context elsewhere; '' leaves weights alone.
     limit: rows kept of each source, its first ones; 0 keeps all.
 
   Raises:
-    UserError: as the readers do; or a source has no rows.
+    UserError: as the readers do; or a source has no rows, or twice the same.
   """
   if dedupe not in DEDUPES:
     raise UserError(f'data.dedupe={dedupe!r} must be one of {", ".join(DEDUPES)}.')
@@ -219,7 +221,9 @@ def load(
   index: list[int] = []
   counters: dict[str, int] = {}
   for i, source in enumerate(sources):
-    held, counted = _read(source, options or ImportOptions(), world or WorldConfig())
+    held, counted = _read(
+      source, options or ImportOptions(), world or WorldConfig(), dedupe == 'refuse'
+    )
     held = held[:limit] if limit else held
     if not held:
       raise UserError(
@@ -239,16 +243,16 @@ def load(
 
 
 def _read(
-  source: Source, options: ImportOptions, world: WorldConfig
+  source: Source, options: ImportOptions, world: WorldConfig, distinct: bool
 ) -> tuple[list[Trajectory], Mapping[str, int]]:
   if source.format in WORLDS:
     exact = source.format == WORLD_EXACT
     return arithmetic.split(world, source.path, exact=exact), {}
-  return importers.read(resolve(source.path), source.format, options)
+  return importers.read(resolve(source.path), source.format, options, distinct=distinct)
 
 
 def _dedupe(mixture: Mixture, how: str) -> Mixture:
-  if how == 'none' or (how == 'across' and len(mixture.sources) == 1):
+  if how in ('none', 'refuse') or (how == 'across' and len(mixture.sources) == 1):
     return mixture
   first: dict[tuple[str, tuple[str, ...]], int] = {}
   keep = []

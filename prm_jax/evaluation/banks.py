@@ -2,7 +2,8 @@
 
 Rankings (best of N, oracle, one picked blindly) have closed forms over all subsets of N
 candidates, ties shared. Votes depend on the whole subset: they are averaged over
-subsets drawn from a seed, the same for all rules and scorers; N = n needs no draw.
+subsets drawn from a seed, the same for all rules and scorers; where N is a problem's
+whole bank, every draw is the same.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from prm_jax.evaluation import best_of_n
 from prm_jax.evaluation.pools import Pool
 
-Vote = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(counts [..., A], sums of weights [..., A]) -> values; the highest answer wins."""
+Vote = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(counts, sums of weights, numbers of voters that have a weight), [..., A] each ->
+values; the highest answer wins."""
 Ballots = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _CELLS = 2_000_000  # numbers held at once; bounds memory
 _TOLERANCE = 1e-9
@@ -42,8 +44,8 @@ class Voter:
   """A vote: how values follow from the votes, and each candidate's weight [R].
 
   Attributes:
-    values: from counts and sums of weights.
-    weights: of the candidates; what is not finite counts as 0.
+    values: see `Vote`.
+    weights: of the candidates; what is not finite is no weight and adds 0.
     ballots: in place of `values`, for rules that look at each of the N candidates:
       (answers [..., N], mask [..., N], weights [..., N]) -> values [..., A].
   """
@@ -80,7 +82,7 @@ def votes(
 
   Args:
     pool: n candidates each problem (larger pools are cut at the smallest).
-    voters: rule -> vote; weights that are not finite count as 0.
+    voters: rule -> vote.
     sizes: rising N.
     n_draws, seed: orders drawn; the first N of an order are its subset.
   """
@@ -90,10 +92,13 @@ def votes(
   placed = {}
   for rule, voter in voters.items():
     w = np.asarray(voter.weights, np.float64)
-    placed[rule] = pool.place(np.where(np.isfinite(w), w, 0.0), 0.0)
+    placed[rule] = pool.place(np.where(np.isfinite(w), w, np.nan), np.nan)
   out = {rule: np.zeros((a, len(sizes))) for rule in voters}
   rng = np.random.default_rng([seed, 0x62616E6B])
-  at_once = max(1, _CELLS // (a * max(groups, pool.index.shape[1])))
+  cells = max(groups, pool.index.shape[1])
+  if any(voter.ballots for voter in voters.values()):
+    cells *= n  # ballots compare candidates with each other and with the answers
+  at_once = max(1, _CELLS // (a * cells))
   for start in range(0, n_draws, at_once):
     keys = rng.random((min(at_once, n_draws - start), *pool.index.shape))
     order = np.argsort(np.where(pool.mask, keys, 2.0), axis=-1)[:, :, :n]
@@ -115,9 +120,14 @@ def _elected(
   rows = np.arange(a)[None, :, None]
   answers = pool.answers[rows, order]
   right = pool.correct[rows, order]
-  weight = {rule: w[rows, order] for rule, w in placed.items()}
+  weight = {rule: np.nan_to_num(w)[rows, order] for rule, w in placed.items()}
+  known = {rule: ~np.isnan(w)[rows, order] for rule, w in placed.items()}
   counts, good = np.zeros((d, a, groups)), np.zeros((d, a, groups))
   sums = {rule: np.zeros((d, a, groups)) for rule in voters}
+  # Mostly all are scored, and need no counts of their own.
+  scored = {
+    rule: counts if known[rule].all() else np.zeros((d, a, groups)) for rule in voters
+  }
   out = {rule: np.zeros((a, len(sizes))) for rule in voters}
   for k in range(n):
     i, j = np.nonzero(answers[:, :, k] >= 0)
@@ -126,12 +136,14 @@ def _elected(
     good[where] += right[i, j, k]
     for rule in voters:
       sums[rule][where] += weight[rule][i, j, k]
+      if scored[rule] is not counts:
+        scored[rule][where] += known[rule][i, j, k]
     if k + 1 not in sizes:
       continue
     share = good / np.maximum(counts, 1)
     for rule, voter in voters.items():
       if voter.values is not None:
-        values = voter.values(counts, sums[rule])
+        values = voter.values(counts, sums[rule], scored[rule])
       else:
         assert voter.ballots is not None
         first = (answers[..., : k + 1], np.ones((d, a, k + 1), bool))

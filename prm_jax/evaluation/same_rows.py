@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 from prm_jax.errors import UserError
@@ -19,6 +21,23 @@ def content(t: Trajectory, truth: str) -> tuple[object, ...]:
     t.first_error.get(truth),
     truth in t.first_error,
   )
+
+
+def digest(rows: Sequence[Trajectory], truth: str, verdict: str) -> str:
+  """SHA-256 of what a set's metrics read beside the scores, in the order of the rows:
+  ids, `content`, answers and verdicts.
+
+  Args:
+    rows: of a set or a pool.
+    truth: label set that they are judged against.
+    verdict: checker whose word on answers counts.
+  """
+  out = hashlib.sha256()
+  for t in rows:
+    word = t.verdicts.get(verdict)
+    held = (t.id, content(t, truth), t.answer, None if word is None else word.value)
+    out.update(json.dumps(held).encode())
+  return out.hexdigest()
 
 
 def differences(

@@ -40,6 +40,9 @@ from prm_jax.worlds.arithmetic import WorldConfig
 # Keys of config.model that are not the network's.
 STARTING = ('init_from', 'freeze', 'frozen_dtype')
 
+Sets = dict[str, list[Trajectory]]
+"""Name -> rows that are judged together."""
+
 
 def world(config: ConfigDict) -> WorldConfig:
   """The embedded world of the config, with as many training rows as a run takes
@@ -249,12 +252,16 @@ def optimizer(config: ConfigDict) -> OptimizerConfig:
   return dataclasses.replace(held, horizon=horizon, warmup_steps=warmup)
 
 
-def load(config: ConfigDict, text: str, weigh_once: str = '') -> Mixture:
-  """Rows of the sources that `text` names, at most `data.limit` of each."""
+def load(
+  config: ConfigDict, text: str, *, dedupe: str = 'across', weigh_once: str = ''
+) -> Mixture:
+  """Rows of the sources that `text` names, at most `data.limit` of each; see
+  `sources.load`."""
   return sources.load(
     sources.parse(text),
     options(config),
     world(config),
+    dedupe=dedupe,
     weigh_once=weigh_once,
     limit=config.data.limit,
   )
@@ -280,22 +287,38 @@ def training(config: ConfigDict) -> tuple[Mixture, Mixture | None]:
   return sources.hold_out(mixture, share, seed=0) if share else (mixture, None)
 
 
-def named_sets(config: ConfigDict, text: str) -> dict[str, list[Trajectory]]:
-  """Evaluation sets by the names their sources bear; {} for ''."""
+def named_sets(config: ConfigDict, text: str) -> tuple[Sets, dict[str, int]]:
+  """Sets to judge by, each whole, by the names of their sources; {} for ''.
+
+  Returns:
+    The sets, and 'NAME/read/what' -> count of what was met in reading them.
+
+  Raises:
+    UserError: a source cannot be read, or holds a row twice.
+  """
   if not text.strip():
-    return {}
-  mixture = load(config, text)
-  return {name: mixture.of(i) for i, name in enumerate(mixture.names)}
+    return {}, {}
+  mixture = load(config, text, dedupe='refuse')
+  return {n: mixture.of(i) for i, n in enumerate(mixture.names)}, _read(mixture)
 
 
-def pools(config: ConfigDict) -> dict[str, list[Trajectory]]:
-  """Candidate pools by name; the embedded world draws its own for a split."""
-  out = {}
+def pools(config: ConfigDict) -> tuple[Sets, dict[str, int]]:
+  """Candidate pools by name, as `named_sets`; the embedded world draws its own for a
+  split."""
+  out: Sets = {}
+  counters: dict[str, int] = {}
   for source in sources.parse(config.data.pools) if config.data.pools.strip() else []:
     if source.format == sources.WORLD:
       out[source.name] = arithmetic.pool(world(config), source.path)
-    else:
-      out[source.name] = sources.load(
-        [source], options(config), dedupe='none', limit=config.data.limit
-      ).trajectories
-  return out
+      continue
+    mixture = sources.load(
+      [source], options(config), dedupe='refuse', limit=config.data.limit
+    )
+    out[source.name] = mixture.trajectories
+    counters |= _read(mixture)
+  return out, counters
+
+
+def _read(mixture: Mixture) -> dict[str, int]:
+  """Counters of sets as paths for results.json."""
+  return {k.replace('/', '/read/', 1): n for k, n in mixture.counters.items()}

@@ -33,11 +33,11 @@ from prm_jax.records import Trajectory
 from prm_jax.search import effort, finals, votes
 
 SCORED = {
-  'vote': lambda counts, sums: sums,
-  'wrf': votes.wrf,
-  'hmr': lambda counts, sums: votes.hmr(counts, sums / np.maximum(counts, 1)),
+  'vote': lambda counts, sums, scored: sums,
+  'wrf': lambda counts, sums, scored: votes.wrf(counts, sums),
+  'hmr': lambda counts, sums, scored: votes.hmr(counts, votes.means(sums, scored)),
 }
-"""Votes by scores, from counts and sums of weights."""
+"""Votes by scores, from counts, sums of weights and numbers of scored voters."""
 RULES = ('best', *SCORED, 'ias')
 NAMES = {
   'pass': 'one picked blindly',
@@ -58,6 +58,7 @@ class Found:
 
   Attributes:
     pool: its candidates.
+    unscored: scorer -> candidates that it gave no scores; they rank last.
     sizes: the N.
     curves: rule -> [K] estimates.
     adaptive: (scorer, reduction, confidence, mean N, share solved).
@@ -65,6 +66,7 @@ class Found:
   """
 
   pool: Pool
+  unscored: dict[str, int]
   sizes: Sequence[int]
   curves: dict[Rule, list[Estimate]]
   adaptive: list[tuple[str, str, float, float, Estimate]]
@@ -86,12 +88,12 @@ def run(command: Command) -> None:
     if work.read_json('results.json'):
       writer.say(f'{work.path}: this bank is evaluated; see report.html')
       return
-    sets = assemble.pools(config)
+    sets, counters = assemble.pools(config)
     if not sets:
       raise UserError('bank needs --config.data.pools=NAME=PATH[:FORMAT].')
     sets, _ = evaluate.attach(sets, config.score_files)
     found = {name: _measure(config, name, rows) for name, rows in sets.items()}
-    _write(command, work, found, time.monotonic() - started)
+    _write(command, work, found, counters, time.monotonic() - started)
 
 
 def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
@@ -108,7 +110,8 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
       'or name saved ones in score_files.'
     )
   ranked: dict[Rule, np.ndarray] = {}
-  voters = {Rule('majority'): Voter(lambda n, sums: n, np.ones(pool.steps.n_rows))}
+  ones = np.ones(pool.steps.n_rows)
+  voters = {Rule('majority'): Voter(lambda counts, *_: counts, ones)}
   certainty = [t.meta.get(CERTAINTY) for t in rows]
   if all(isinstance(c, (int, float)) for c in certainty):
     voters[Rule('borda')] = Voter(None, np.array(certainty), votes.borda)
@@ -120,6 +123,7 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
       if 'best' in config.bank.rules:
         ranked[Rule('best', who, how)] = reduced
       weights = finals.vote_weights(reduced, scores.kind)
+      weights = np.where(np.isfinite(reduced), weights, np.nan)
       for rule, values in SCORED.items():
         if rule in config.bank.rules:
           voters[Rule(rule, who, how)] = Voter(values, weights)
@@ -137,7 +141,9 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
     for rule, line in curves.items()
     if rule.scorer or rule.name == 'borda'
   }
-  return Found(pool, sizes, curves, _adaptive(config, pool, scorers, sample), gains)
+  unscored = {s: int((~scores.scored).sum()) for s, scores in scorers.items()}
+  needed = _adaptive(config, pool, scorers, sample)
+  return Found(pool, unscored, sizes, curves, needed, gains)
 
 
 def _adaptive(
@@ -165,14 +171,18 @@ def _adaptive(
 
 
 def _write(
-  command: Command, work: files.Workdir, found: dict[str, Found], seconds: float
+  command: Command,
+  work: files.Workdir,
+  found: dict[str, Found],
+  counters: dict[str, int],
+  seconds: float,
 ) -> None:
   config = command.config
   metrics: dict[str, Any] = {}
   lines: list[dict[str, Any]] = []
-  counters: dict[str, int] = {}
   for name, held in found.items():
     counters |= {f'{name}/{k}': n for k, n in held.pool.counters.items()}
+    counters |= {f'{name}/unscored[{s}]': n for s, n in held.unscored.items()}
     for rule, line in held.curves.items():
       for n, e in zip(held.sizes, line):
         lines.append(

@@ -13,16 +13,16 @@ from ml_collections import ConfigDict
 from prm_jax import files, jsonl, records, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
-from prm_jax.evaluation import benchmarks
+from prm_jax.evaluation import benchmarks, same_rows
 from prm_jax.evaluation.benchmarks.prmbench import REDUNDANCY
 from prm_jax.formats import importers
 from prm_jax.formats.importers import attach_scores
 from prm_jax.jobs import assemble, measure, score
+from prm_jax.jobs.assemble import Sets
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Check, Trajectory
 
 ALL = 'all'
-Sets = dict[str, list[Trajectory]]
 Index = dict[str, tuple[str, dict[str, Any]]]
 """Id -> (place, row) of score files."""
 
@@ -80,6 +80,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   )
   measure.write(
     command, work, 'evaluate', None, result.found, shown,
+    rows={n: _digest(n, rows) for n, rows in found.sets.items()},
     counters=found.counters, curve=(), about=about, started=started,
     more={
       'config': flatten(config),
@@ -92,6 +93,11 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
 
 def _is_pool(name: str) -> bool:
   return benchmarks.find(name)[0].pools
+
+
+def _digest(name: str, rows: Sequence[Trajectory]) -> str:
+  benchmark = benchmarks.find(name)[0]
+  return same_rows.digest(rows, benchmark.truth, benchmark.verdict)
 
 
 def _named(config: ConfigDict) -> dict[str, sources.Source]:
@@ -110,11 +116,13 @@ def _read(
   """Adds the rows of sets, at most `data.limit` of each.
 
   Raises:
-    UserError: a file is malformed.
+    UserError: a file is malformed, or holds a row twice.
   """
   for name, source in named.items():
     path = sources.resolve(source.path)
-    rows, counted = importers.read(path, source.format, assemble.options(config))
+    rows, counted = importers.read(
+      path, source.format, assemble.options(config), distinct=True
+    )
     limit = config.data.limit
     found.sets[name] = rows[:limit] if limit else rows
     found.counters.update({f'{name}/read/{k}': n for k, n in counted.items() if n})

@@ -81,6 +81,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   for name, rows in (*sets.splits.items(), *sets.pools.items()):
     check_disjoint(fitted_on, read_steps(name, rows))
   out, options = Collector(), measure.options(config, scorer.spec)
+  out.counters.update(sets.counters)
   _, tune, tune_scores = _read(command, scorer, measure.VALIDATION, sets.validation)
   maps = {
     kind: dataclasses.replace(

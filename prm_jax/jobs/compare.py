@@ -38,7 +38,7 @@ def run(command: Command) -> None:
   a, b = (_runs(text, key) for text, key in ((config.a, 'a'), (config.b, 'b')))
   counters = {'runs_a': len(a), 'runs_b': len(b)}
   held = [*a, *b]
-  _same_measure(held, config.compare.common)
+  _same_measure(held)
   held, more = _same_rows(config, held)
   counters.update(more)
   found = compare.compare(
@@ -74,17 +74,32 @@ def _runs(text: str, key: str) -> list[Run]:
     out += [load(p, scorer) for p in found]
   if not out:
     raise UserError(f'--config.{key}={text}: it names no run.')
+  seen = set()
+  for r in out:
+    if (r.folder, r.scorer) in seen:
+      raise UserError(
+        f'--config.{key}={text}: run {r.name} is named twice; give each run once, a '
+        'second time it is no further seed.'
+      )
+    seen.add((r.folder, r.scorer))
   return out
 
 
-def _same_measure(held: Sequence[Run], common: bool) -> None:
-  """Refuses runs judged by other truths, other definitions, or on other data."""
+def _same_measure(held: Sequence[Run]) -> None:
+  """Refuses runs judged by other truths, other definitions, or on other rows of a set
+  that not all of them keep; what they keep is for `_same_rows`."""
   first = held[0]
+  for r in held:
+    if not r.digests:
+      raise UserError(
+        f'{r.name}: its results.json does not say which rows it was measured on; '
+        'evaluate it again.'
+      )
+  kept = {name for name in first.rows if all(name in r.rows for r in held)}
   for other in held[1:]:
     for what, mine, theirs in (
       ('is judged by', first.judged_by, other.judged_by),
       ('has the version', first.versions, other.versions),
-      ('has the hash', {} if common else first.data, other.data),
     ):
       for key in sorted(mine.keys() & theirs.keys()):
         if mine[key] != theirs[key]:
@@ -92,6 +107,12 @@ def _same_measure(held: Sequence[Run], common: bool) -> None:
             f'{key} {what} {mine[key]!r} in {first.name} and {theirs[key]!r} in '
             f'{other.name}: these are different measurements; evaluate both alike.'
           )
+    for name in sorted((first.digests.keys() & other.digests.keys()) - kept):
+      if first.digests[name] != other.digests[name]:
+        raise UserError(
+          f'{name}: {first.name} and {other.name} were measured on different rows of '
+          'it, which cannot be paired; evaluate both on the same files.'
+        )
 
 
 def _same_rows(

@@ -19,11 +19,10 @@ from prm_jax.evaluation.contamination import Finding, Rule, Training, summary
 from prm_jax.evaluation.intervals import undefined
 from prm_jax.formats import importers
 from prm_jax.jobs import assemble, saved_runs
+from prm_jax.jobs.assemble import Sets
 from prm_jax.jobs.configuration import Command, build, flatten
 from prm_jax.jobs.measure import VALIDATION
-from prm_jax.records import Trajectory
 
-Sets = dict[str, list[Trajectory]]
 _COUNTED = re.compile(r'\[\d+ of \d+\]')
 
 
@@ -49,7 +48,7 @@ def run(command: Command) -> None:
     evaluated = None
     if config.contamination.run:
       evaluated = saved_runs.load(config.contamination.run)
-    sets = _sets(config, evaluated)
+    sets, read = _sets(config, evaluated)
     mixture = assemble.load(config, config.data.train)
     writer.say(f'{len(mixture.trajectories)} training rows')
     training = Training(mixture.trajectories, rule)
@@ -79,7 +78,7 @@ def run(command: Command) -> None:
     work.write_results(
       'contamination',
       {**shares, **metrics},
-      {**{f'train/{k}': v for k, v in mixture.counters.items()}, **counters},
+      {**{f'train/{k}': v for k, v in mixture.counters.items()}, **read, **counters},
       about,
     )
     print(text)
@@ -95,8 +94,11 @@ def _anything(found: Finding) -> bool:
   )
 
 
-def _sets(config: ConfigDict, evaluated: saved_runs.Run | None) -> Sets:
-  """Rows of the evaluated run, of `data.evaluate`, or of every benchmark found."""
+def _sets(
+  config: ConfigDict, evaluated: saved_runs.Run | None
+) -> tuple[Sets, dict[str, int]]:
+  """Rows of the evaluated run, of `data.evaluate`, or of every benchmark found; and
+  what was met in reading them."""
   if evaluated is not None:
     sets = {s: rows for s, rows in evaluated.rows.items() if s != VALIDATION}
     if not sets:
@@ -104,10 +106,11 @@ def _sets(config: ConfigDict, evaluated: saved_runs.Run | None) -> Sets:
         f'{config.contamination.run}: it holds no per-sample rows of sets with a known '
         'first error; name another run, or leave contamination.run empty.'
       )
-    return sets
+    return sets, {}
   if config.data.evaluate:
     return assemble.named_sets(config, config.data.evaluate)
   out: Sets = {}
+  counters: dict[str, int] = {}
   missing = []
   for name, benchmark in BENCHMARKS.items():
     for item in benchmark.sources:
@@ -117,9 +120,10 @@ def _sets(config: ConfigDict, evaluated: saved_runs.Run | None) -> Sets:
         missing.append(path)
         continue
       full = f'{name}.{part}' if part else name
-      out[full], _ = importers.read(
-        sources.resolve(path), format, assemble.options(config)
+      out[full], counted = importers.read(
+        sources.resolve(path), format, assemble.options(config), distinct=True
       )
+      counters |= {f'{full}/read/{k}': n for k, n in counted.items() if n}
   if missing:
     writer.say(f'not found, so left out: {", ".join(missing)}')
   if not out:
@@ -127,7 +131,7 @@ def _sets(config: ConfigDict, evaluated: saved_runs.Run | None) -> Sets:
       f'no benchmark file is found; set {sources.DATA_VARIABLE} to the folder that '
       'holds them, or name sets in data.evaluate.'
     )
-  return out
+  return out, counters
 
 
 def _without(

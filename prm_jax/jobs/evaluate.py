@@ -87,8 +87,8 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   )
   measure.write(
     command, work, 'evaluate', None, found, sets.splits,
-    counters={}, curve=(), about=files.provenance(command.line, config.seed),
-    started=started,
+    rows=measure.digests(config, sets), counters=sets.counters, curve=(),
+    about=files.provenance(command.line, config.seed), started=started,
   )  # fmt: skip
 
 

@@ -40,11 +40,12 @@ def run(command: Command) -> None:
     if work.read_json('results.json'):
       writer.say(f'{work.path}: this report is complete; see report.html')
       return
-    sets, pools = _sets(config)
+    sets, pools, counters = _sets(config)
     scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
     plan = _plan(config, scorer.spec.step_format.marker, scorer.spec.reduction)
     check_reduction(plan.reduction, scorer.kind)
     attacks = hack.Report(scorer, plan)
+    attacks.out.counters.update(counters)
     for name, rows in sets.items():
       chosen = _first(rows, plan.solutions)
       writer.say(f'{name}: {len(chosen)} solutions under every probe')
@@ -66,10 +67,11 @@ def run(command: Command) -> None:
 
 def _sets(
   config: ConfigDict,
-) -> tuple[dict[str, list[Trajectory]], dict[str, Pool]]:
-  """All sets by name, and those of them in which best-of-N is asked for."""
-  splits = assemble.named_sets(config, config.data.evaluate)
-  held = assemble.pools(config)
+) -> tuple[dict[str, list[Trajectory]], dict[str, Pool], dict[str, int]]:
+  """All sets by name, those of them in which best-of-N is asked for, and what was met
+  in reading them."""
+  splits, counters = assemble.named_sets(config, config.data.evaluate)
+  held, more = assemble.pools(config)
   if not splits and not held:
     raise UserError('nothing to attack; name sets in data.evaluate or data.pools.')
   for name in set(splits) & set(held):
@@ -80,7 +82,7 @@ def _sets(
   pools = {
     name: read_pool(name, rows, config.data.checker) for name, rows in held.items()
   }
-  return {**splits, **held}, pools
+  return {**splits, **held}, pools, {**counters, **more}
 
 
 def _plan(config: ConfigDict, marker: str, own: str) -> hack.Plan:

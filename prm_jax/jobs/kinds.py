@@ -227,5 +227,7 @@ class PolicyKind:
       out.count(name, held.cache.counters)
     measure.write(
       command, work, 'train', self.spec, out.result(), {},
-      counters=data.counted(), curve=curve, about=about, started=started,
+      rows=measure.digests(self.config, self.sets),
+      counters={**data.counted(), **self.sets.counters}, curve=curve, about=about,
+      started=started,
     )  # fmt: skip

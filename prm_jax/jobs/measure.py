@@ -15,7 +15,7 @@ from prm_jax import files, records, writer
 from prm_jax.data.sources import Mixture
 from prm_jax.errors import UserError
 from prm_jax.evaluation import pools as candidates
-from prm_jax.evaluation import replicates, report, selection, suite
+from prm_jax.evaluation import replicates, report, same_rows, selection, suite
 from prm_jax.evaluation import splits as solutions
 from prm_jax.evaluation.result import EvaluationResult, Options
 from prm_jax.inference.scorer import Scorer
@@ -34,12 +34,14 @@ class Sets:
   validation: rows on which thresholds are tuned; [] without.
   splits: name -> rows whose first error is known.
   pools: name -> candidates, several a problem.
+  counters: 'NAME/read/what' -> count of what was met in reading them.
   train: what is left to train on where validation was held out of it, else None.
   """
 
   validation: list[Trajectory]
   splits: dict[str, list[Trajectory]]
   pools: dict[str, list[Trajectory]]
+  counters: dict[str, int]
   train: Mixture | None = None
 
   def judged(self) -> dict[str, list[Trajectory]]:
@@ -56,14 +58,15 @@ def load_sets(config: ConfigDict) -> Sets:
   """Validation rows, evaluation splits and pools of the config.
 
   Raises:
-    UserError: a source cannot be read, or an evaluation set is called validation.
+    UserError: a source cannot be read or holds a row twice, or an evaluation set is
+      called validation.
   """
-  validation = assemble.named_sets(config, config.data.validation)
+  validation, counters = assemble.named_sets(config, config.data.validation)
   train = None
   if config.data.validation_share:
     train, held_out = assemble.training(config)
     validation = {VALIDATION: held_out.trajectories if held_out else []}
-  splits = assemble.named_sets(config, config.data.evaluate)
+  splits, read = assemble.named_sets(config, config.data.evaluate)
   if VALIDATION in splits:
     raise UserError(
       'data.evaluate: a set is called validation, the name of the tuning split; '
@@ -75,7 +78,8 @@ def load_sets(config: ConfigDict) -> Sets:
       f'evaluate.threshold={config.evaluate.threshold!r} needs a set to tune on; name '
       'one in data.validation, or take fixed:0.5.'
     )
-  return Sets(rows, splits, assemble.pools(config), train)
+  pools, more = assemble.pools(config)
+  return Sets(rows, splits, pools, {**counters, **read, **more}, train)
 
 
 def check_sets(config: ConfigDict, sets: Sets) -> None:
@@ -113,6 +117,15 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
     seed=section.seed,
     contributions=section.replicates,
   )
+
+
+def digests(config: ConfigDict, sets: Sets) -> dict[str, str]:
+  """Set or pool -> which rows it holds (`same_rows.digest`), without validation."""
+  return {
+    name: same_rows.digest(rows, config.data.truth, config.data.checker)
+    for name, rows in sets.judged().items()
+    if name != VALIDATION
+  }
 
 
 def validation(config: ConfigDict, scorer: Scorer, sets: Sets) -> dict[str, float]:
@@ -189,7 +202,8 @@ def conclude(
     found.judged_by[path] = config.data.truth
   write(
     command, work, job, scorer.spec, found, {**tuning, **splits},
-    counters={**counters, **unusable}, curve=curve, about=about, started=started,
+    rows=digests(config, sets), counters={**counters, **sets.counters, **unusable},
+    curve=curve, about=about, started=started,
   )  # fmt: skip
 
 
@@ -201,15 +215,17 @@ def write(
   found: EvaluationResult,
   shown: Mapping[str, Sequence[Trajectory]],
   *,
+  rows: Mapping[str, str],
   counters: Mapping[str, int],
   curve: Sequence[Mapping[str, Any]],
   about: dict[str, Any],
   started: float,
   more: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes samples, the report, and last of all results.json with `more` sections."""
-  for name, rows in shown.items():
-    work.write_samples(name, _sample_rows(name, rows, found))
+  """Writes samples, the report, and last of all results.json with `more` sections and
+  what says which rows were measured (`digests`)."""
+  for name, held in shown.items():
+    work.write_samples(name, _sample_rows(name, held, found))
   every = {**counters, **found.counters}
   if command.config.evaluate.replicates:
     replicates.save(work / replicates.FILE, found.estimates)
@@ -219,7 +235,7 @@ def write(
     report.write(work / 'report.html', page)
   work.write_results(
     job, found.metrics, every, about, judged_by=found.judged_by,
-    warnings=found.warnings, **(more or {}),
+    warnings=found.warnings, rows=dict(rows), **(more or {}),
   )  # fmt: skip
   for line in pages.summary_lines(found):
     writer.say(line)

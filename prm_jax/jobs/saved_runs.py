@@ -28,10 +28,11 @@ class Run:
 
   Attributes:
     name: as it was given.
+    folder: its workdir, resolved.
     scorer: '' for the one that was evaluated, or one of several named there.
     config: its resolved config, flat.
     versions: benchmark -> version of its definition.
-    data: file that was measured on -> its hash, where the run says so.
+    digests: set or pool -> which rows it held; {} where the run does not say.
     judged_by: metric path -> truth.
     estimates: metric path -> estimate, of its scorer; {} without replicates.
     rows: split -> its rows, from the per-sample files; {} without.
@@ -39,10 +40,11 @@ class Run:
   """
 
   name: str
+  folder: Path
   scorer: str
   config: dict[str, Any]
   versions: dict[str, int]
-  data: dict[str, str]
+  digests: dict[str, str]
   judged_by: dict[str, str]
   estimates: dict[str, Estimate]
   rows: dict[str, list[Trajectory]]
@@ -79,14 +81,14 @@ def load(path: str, scorer: str = '') -> Run:
     )
   file = folder / replicates.FILE
   config = files.Workdir(folder).read_json('config.json') or {}
-  hashes = results.get('provenance', {}).get('data', {})
   rows, said = _samples(folder)
   return Run(
     name=path + (f'@{scorer}' if scorer else ''),
+    folder=folder.resolve(),
     scorer=scorer,
     config=config,
     versions={k: b['version'] for k, b in results.get('benchmarks', {}).items()},
-    data={k: h for k, h in hashes.items() if k not in config.get('score_files', '')},
+    digests=results.get('rows', {}),
     judged_by=_of(scorer, results.get('judged_by', {})),
     estimates=_of(scorer, replicates.load(file)) if file.exists() else {},
     rows=rows,

@@ -125,7 +125,7 @@ def _rows(config: ConfigDict) -> tuple[int, Iterator[Trajectory]]:
   named = sources.parse(config.input)
   limit = config.data.limit
   if len(named) > 1 or named[0].format != sources.RECORDS:
-    held = assemble.load(config, config.input).trajectories
+    held = assemble.load(config, config.input, dedupe='none').trajectories
     return len(held), iter(held)
   path = sources.resolve(named[0].path)
   lines = itertools.chain.from_iterable(map(jsonl.iter_lines, jsonl.expand(path)))

@@ -68,7 +68,9 @@ def run(command: Command) -> None:
   sampling = policies.sampling(config)
   engines = policies.engines(config)
   first, about = _scorer(config, 0)
-  searches = searchers.methods(config.search.methods, _kind(config, first))
+  searches = searchers.methods(
+    config.search.methods, _kind(config, first), engines.decode is not None
+  )
   prices = searchers.prices(config, engines, first)
   parts = [
     [(method, p) for p in part]

@@ -50,12 +50,13 @@ class Search:
     return {'algorithm': self.algorithm, 'options': self.options}
 
 
-def methods(text: str, kind: str | None) -> list[Search]:
+def methods(text: str, kind: str | None, tokens: bool = True) -> list[Search]:
   """The searches of `search.methods`.
 
   Args:
     text: 'ALGORITHM OPTION=VALUE ...; ...'.
     kind: of the scorer's values, None without a scorer.
+    tokens: whether the engine says which tokens it drew.
 
   Raises:
     UserError: there is none, one twice, or one that `registry.build` refuses.
@@ -72,7 +73,7 @@ def methods(text: str, kind: str | None) -> list[Search]:
           'without blanks.'
         )
       options[found[1]] = _value(found[2])
-    run, made = registry.build(name, options, kind=kind)
+    run, made = registry.build(name, options, kind=kind, tokens=tokens)
     n = made.n if name == BANK else 0
     out.append(Search(' '.join((name, *words)), name, options, run, n))
   names = [m.name for m in out]

@@ -67,7 +67,7 @@ def run(command: Command) -> None:
 
 def _of_files(config: ConfigDict, counters: Counter[str]) -> list[Sample]:
   named = [n for n in map(str.strip, config.view_scores.split(',')) if n]
-  mixture = assemble.load(config, config.input)
+  mixture = assemble.load(config, config.input, dedupe='none')
   several = len(mixture.names) > 1
   out = []
   for i, name in enumerate(mixture.names):

@@ -1,4 +1,4 @@
-"""How much to spend where: widths and numbers of samples from scores (pure).
+"""How much to spend where: numbers of samples and widths from scores (pure).
 
 Instance-adaptive scaling (arXiv 2506.09338): with a chance p of success a sample, N
 samples hold a right one with confidence C where 1 - (1 - p)^N >= C. PATS (arXiv
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 CONFIDENCE = 0.99
 CLIP = 1e-4
 WIDTHS = (2, 4, 8)
@@ -18,49 +16,19 @@ WIDTHS = (2, 4, 8)
 COMPLEX = len(WIDTHS) - 1
 
 
-def samples_needed(
-  p: float, confidence: float = CONFIDENCE, share: float = 1.0, clip: float = CLIP
-) -> int:
-  """N = ceil(ln(1 - C) / ln(1 - p) / share), at least 1.
+def samples_needed(p: float, confidence: float = CONFIDENCE, clip: float = CLIP) -> int:
+  """N = ceil(ln(1 - C) / ln(1 - p)), at least 1.
 
   Args:
     p: chance of success of one sample, better taken low (a lower quantile).
     confidence: C in (0, 1).
-    share: samples that each unit of N stands for.
     clip: p is kept this far from 0 and 1.
 
-  >>> samples_needed(0.5), samples_needed(0.99), samples_needed(0.5, share=2)
-  (7, 1, 4)
+  >>> samples_needed(0.5), samples_needed(0.99)
+  (7, 1)
   """
   p = min(max(p, clip), 1 - clip)
-  return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-p) / share - 1e-9))
-
-
-def widths_of_beams(
-  scores: np.ndarray, most: int, confidence: float = CONFIDENCE
-) -> np.ndarray:
-  """IAS-of-M: children of each of K beams, min(N(score, share=K), most): int [K]."""
-  k = len(scores)
-  return np.array(
-    [min(samples_needed(float(s), confidence, k), most) for s in scores], int
-  )
-
-
-def beams_needed(scores: np.ndarray, width: int, confidence: float = CONFIDENCE) -> int:
-  """IAS-of-K: the smallest k with k * width >= N(the k-th best score).
-
-  Args:
-    scores: [K] probabilities, in any order.
-    width: children of a beam.
-
-  Returns:
-    From 1 to K; K where no k is enough.
-  """
-  best = np.sort(np.asarray(scores, float))[::-1]
-  for k, score in enumerate(best.tolist(), 1):
-    if k * width >= samples_needed(score, confidence):
-      return k
-  return len(best)
+  return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-p) - 1e-9))
 
 
 def next_mode(

@@ -30,7 +30,7 @@ class Entry:
     make: options -> algorithm.
     needs_scorer: it chooses by scores while it searches.
     needs_probability: it compares scores with probabilities.
-    needs_tokens: it cuts at tokens, so the engine must give their log-probabilities.
+    needs_tokens: it cuts at tokens, so the engine must say which it drew.
   """
 
   options: type[Any]
@@ -61,7 +61,7 @@ ALGORITHMS: dict[str, Entry] = {
 
 
 def build(
-  name: str, options: Mapping[str, Any], *, kind: str | None
+  name: str, options: Mapping[str, Any], *, kind: str | None, tokens: bool = True
 ) -> tuple[Algorithm, Any]:
   """An algorithm with its options.
 
@@ -69,13 +69,14 @@ def build(
     name: key of `ALGORITHMS`.
     options: what differs from the defaults.
     kind: of the scorer's values; None without a scorer.
+    tokens: whether the engine says which tokens it drew, as the in-process one does.
 
   Returns:
     (algorithm, its options dataclass).
 
   Raises:
-    UserError: the name or an option is unknown, a value means nothing, or the scorer
-      does not fit the algorithm.
+    UserError: the name or an option is unknown, a value means nothing, or scorer or
+      engine do not fit the algorithm.
   """
   if name not in ALGORITHMS:
     known = ', '.join(ALGORITHMS)
@@ -97,6 +98,12 @@ def build(
     raise UserError(
       f'search algorithm {name} compares scores with probabilities and this scorer '
       f'gives {kind}; calibrate it, or choose another algorithm.'
+    )
+  if entry.needs_tokens and not tokens:
+    raise UserError(
+      f'search algorithm {name} cuts solutions at single tokens, and this engine does '
+      'not say which it drew; use the in-process engine (engine.kind=jax), or choose '
+      'another algorithm.'
     )
   made = entry.options(**options)
   return entry.make(made), made

@@ -19,6 +19,7 @@ from prm_jax.errors import UserError
 
 TAU = 0.5
 _TOLERANCE = 1e-9
+_LEAST = np.finfo(float).min / 2  # finite with a tolerance taken off
 
 
 def _votes(answers: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -62,14 +63,17 @@ def weighted(answers: np.ndarray, mask: np.ndarray, scores: np.ndarray) -> np.nd
 def mean_score(answers: np.ndarray, mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
   """[..., A] mean of the voters' scores [..., N]; candidates not scored are left out.
 
-  An answer of which no voter was scored gets the least finite number.
+  An answer of which no voter was scored comes after all others.
   """
   there = _votes(answers, mask)
   known = there & np.isfinite(scores)[..., None]
   total = np.where(known, np.where(np.isfinite(scores), scores, 0)[..., None], 0.0)
-  n = known.sum(axis=-2)
-  mean = np.where(n, total.sum(axis=-2) / np.maximum(n, 1), np.finfo(float).min)
-  return _filled(mean, there)
+  return _filled(means(total.sum(axis=-2), known.sum(axis=-2)), there)
+
+
+def means(sums: np.ndarray, scored: np.ndarray) -> np.ndarray:
+  """`mean_score` from sums of scores and numbers of scored voters, [..., A]."""
+  return np.where(scored > 0, sums / np.maximum(scored, 1), _LEAST)
 
 
 def reward_frequency(
@@ -112,14 +116,14 @@ def hybrid_majority(
   answers: np.ndarray, mask: np.ndarray, scores: np.ndarray, tau: float = TAU
 ) -> np.ndarray:
   """HMR (UnPRM), [..., A]: the number of voters where the first answer has at least
-  the share `tau` of the votes, else the mean score of the voters."""
+  the share `tau` of the votes, else `mean_score`."""
   there = _votes(answers, mask)
   counts = there.sum(axis=-2)
   return _filled(hmr(counts, mean_score(answers, mask, scores), tau), there)
 
 
 def hmr(counts: np.ndarray, means: np.ndarray, tau: float = TAU) -> np.ndarray:
-  """`hybrid_majority` from counts and mean scores of the voters, [..., A]."""
+  """`hybrid_majority` from counts and mean scores (`means`) of the voters, [..., A]."""
   top = counts.max(axis=-1, keepdims=True)
   strong = top >= tau * counts.sum(axis=-1, keepdims=True) - _TOLERANCE
   return np.where(counts > 0, np.where(strong, counts, means), -np.inf)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from prm_jax import jsonl, records
@@ -117,7 +117,11 @@ def look_like(row: dict[str, Any]) -> str:
 
 
 def read(
-  path: str, format: str = 'records', options: ImportOptions | None = None
+  path: str,
+  format: str = 'records',
+  options: ImportOptions | None = None,
+  *,
+  distinct: bool = False,
 ) -> tuple[list[Trajectory], dict[str, int]]:
   """Reads a file, a directory of shards, or a pattern.
 
@@ -125,6 +129,8 @@ def read(
     path: .jsonl, .json, either with .gz, or .parquet.
     format: a name in `FORMATS`.
     options: label policies and the like; None means the defaults.
+    distinct: refuse a row that stands there twice: id and solution are the same. Rows
+      that share an id alone get ids of their own in any case; sources do repeat keys.
 
   Returns:
     The records in file order, and counters: files, rows (of the source), problems,
@@ -134,7 +140,8 @@ def read(
     into a sentence.
 
   Raises:
-    UserError: no such path or format, a malformed row, or nothing left.
+    UserError: no such path or format, a malformed row, nothing left, or rows that
+      are there twice and must not be.
   """
   if format not in FORMATS:
     raise UserError(
@@ -143,7 +150,10 @@ def read(
   counters: Counter[str] = Counter()
   files = jsonl.expand(path)
   rows = _rows(files, format, options or ImportOptions(), counters)
-  trajectories = list(_unique_ids(FORMATS[format].read(rows), counters))
+  held = FORMATS[format].read(rows)
+  if distinct:
+    _refuse_doubled(path, held)
+  trajectories = _unique_ids(held, counters)
   if not trajectories:
     met = ', '.join(f'{k} {v}' for k, v in sorted(counters.items()) if v)
     raise UserError(f'{path}: no row of it can be used as {format} ({met}).')
@@ -161,15 +171,14 @@ def read(
 
 
 def stream(path: str, options: ImportOptions | None = None) -> Iterator[Trajectory]:
-  """Our own records of a path, as `read` gives them, but one at a time.
+  """Our own records of a path one at a time, as they are: ids may repeat.
 
   Raises:
-    UserError: as `read`.
+    UserError: a malformed row.
   """
   counters: Counter[str] = Counter()
   rows = _rows(jsonl.expand(path), 'records', options or ImportOptions(), counters)
-  held = (records.from_dict(row.values, row.where) for row in rows)
-  yield from _unique_ids(held, counters)
+  yield from (records.from_dict(row.values, row.where) for row in rows)
 
 
 def _rows(
@@ -193,18 +202,36 @@ def _rows(
       yield Row(values, where, f'{stem(file)}/{number}', format, options, counters)
 
 
+def _refuse_doubled(path: str, trajectories: Sequence[Trajectory]) -> None:
+  """Refuses a solution that is there twice, whatever was added to it since."""
+  times = Counter(
+    (t.id, t.problem_id, t.sample_index, t.steps, t.response, t.answer)
+    for t in trajectories
+  )
+  twice = [key[0] for key, n in times.items() if n > 1]
+  if twice:
+    extra = len(trajectories) - len(times)
+    raise UserError(
+      f'{path}: {extra} of {len(trajectories)} rows repeat the id and the solution of '
+      f'another one ({twice[0]!r} for example) and would be counted again; drop them, '
+      'or give other samples an id or sample_index of their own.'
+    )
+
+
 def _unique_ids(
   trajectories: Iterable[Trajectory], counters: Counter[str]
-) -> Iterator[Trajectory]:
+) -> list[Trajectory]:
   """Numbers the later ones of several records with one id; sources do repeat keys."""
   seen: Counter[str] = Counter()
+  out = []
   for t in trajectories:
     n = seen[t.id]
     seen[t.id] += 1
     if n:
       counters['repeated_ids'] += 1
       t = dataclasses.replace(t, id=make_id(t.source, t.id, n))
-    yield t
+    out.append(t)
+  return out
 
 
 def describe(counters: dict[str, int]) -> str:
