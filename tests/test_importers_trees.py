@@ -185,6 +185,11 @@ def test_er_prm(tmp_path):
       "field 'children[0].partial_solution' is 'x'",
     ),
     (
+      'mm_prm_tree',
+      {**MM_TREE, 'children': [{**MM_TREE['children'][0], 'incorrect_rollouts': 5}]},
+      "field 'children[0].incorrect_rollouts' is 5",
+    ),
+    (
       'openr_tree',
       {**WRAPPED, 'reasoning_steps': {'children': [{'text': 'x', 'mc_value': 2}]}},
       "field 'reasoning_steps.children[0].mc_value' is 2",

@@ -185,7 +185,9 @@ def _openr_node(row: Row, field: str, held: dict[str, Any]) -> _Way:
 def _mm_node(row: Row, field: str, held: dict[str, Any]) -> _Way:
   value = _number(row, f'{field}.mc_value', held.get('mc_value'))
   steps = row.texts(f'{field}.partial_solution', held.get('partial_solution'))
-  row.counters['wrong_rollouts_left_out'] += len(held.get('incorrect_rollouts') or ())
+  name = 'incorrect_rollouts'
+  wrong = [] if held.get(name) is None else row.items(f'{field}.{name}', held[name])
+  row.counters['wrong_rollouts_left_out'] += len(wrong)
   values = (None,) * (len(steps) - 1) + (value,) if steps else ()
   return _Way(tuple(s.strip() for s in steps), values)
 
