@@ -34,6 +34,8 @@ def _check_rope_scaling(scaling: tuple) -> None:
       f'model.rope_scaling {scaling[0]!r} takes {expected - 1} numbers, '
       f'got {len(scaling) - 1}.'
     )
+  if not all(isinstance(x, (int, float)) for x in scaling[1:]):
+    raise UserError(f'model.rope_scaling is {scaling}; give numbers after its name.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ FLOORS = {
   'errors': 0,
   'jsonl': 1, 'records': 1, 'specs': 1, 'masking': 1, 'step_values': 1,
   'calibration_maps': 1, 'rewards': 1, 'files': 1, 'lease': 1, 'estimates': 1,
-  'writer': 1, 'tensors': 1,
+  'writer': 1, 'tensors': 1, 'field_types': 1,
   'models': 2, 'parallel': 2, 'formats': 2, 'objectives': 2,
   'data': 3, 'worlds': 3, 'interop': 3, 'checkpoint': 3, 'shards': 3,
   'exports': 3,

@@ -98,6 +98,18 @@ def test_mistakes_in_config_keys(word, expected, capsys, tmp_path):
     ({'model__activation': 'relu6'}, ('relu6', 'silu')),
     ({'optimizer__schedule': 'saw'}, ('saw', 'cosine')),
     ({'optimizer__peak_lr': -1}, ('optimizer.peak_lr', '-1')),
+    ({'optimizer__no_decay': '(1,)'}, ('no_decay=(1,)', 'a text at each place')),
+    ({'model__windowed_layers': '("a",)'}, ('windowed_layers', 'True or False')),
+    ({'model__rope_scaling': '("linear", "a")'}, ('rope_scaling', 'numbers')),
+    (
+      {
+        'objective__name': 'pinball',
+        'head__kind': 'linear',
+        'head__n_outputs': 3,
+        'objective__levels': '("a", 0.5, 0.9)',
+      },
+      ("levels=('a', 0.5, 0.9)", 'rising'),
+    ),
     ({'format__truncation': 'fold'}, ('truncation', 'fold', 'drop_example')),
     ({'format__max_length': 0}, ('max_length', '0')),
     ({'format__step_template': 'x'}, ('step_template', '{step}')),

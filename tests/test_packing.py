@@ -108,6 +108,8 @@ def test_little_room_is_left_and_rows_are_refused():
     packing.pack(lengths, lengths // 20, pack_lengths=(512,))
   with pytest.raises(UserError, match='whole numbers'):
     packing.pack(lengths, lengths // 20, pack_lengths=(0, 600))
+  with pytest.raises(UserError, match='whole numbers of tokens'):
+    packing.pack(lengths, lengths // 20, pack_lengths=('a', 600))
   with pytest.raises(UserError, match='batch_size=0'):
     packed.n_batches(0)
 

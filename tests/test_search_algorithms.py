@@ -357,7 +357,7 @@ def test_mistakes_are_named():
     ('pats', {'low': 0.9}, 'probability', 'high=0.85'),
     ('adaptive_n', {'confidence': 1.0}, 'probability', 'between 0 and 1'),
     ('beam', {'reduction': 'sum'}, 'probability', "reduction='sum'"),
-    ('beam', {'reduction': 2}, 'probability', 'reduction=2 must be a word'),
+    ('beam', {'reduction': 2}, 'probability', 'reduction=2 must be a text'),
     ('beam', {'n': 8.0}, 'probability', 'n=8.0 must be a whole number'),
     ('best_of_n', {'n': True}, None, 'n=True must be a whole number'),
     ('particle', {'n': 2.5}, 'logit', 'n=2.5 must be a whole number'),
@@ -369,8 +369,8 @@ def test_mistakes_are_named():
     ('adaptive_n', {'quantile': 1.5}, 'probability', 'quantile=1.5 must be 1 or'),
     ('pats', {'widths': (2.5, 4, 8)}, 'probability', 'a whole number at each place'),
     ('pats', {'widths': 2}, 'probability', 'widths=2 must be a tuple'),
-    ('pats', {'widths': (1, 2, 4, 8)}, 'probability', 'give three'),
-    ('pats', {'widths': ()}, 'probability', 'give three'),
+    ('pats', {'widths': (1, 2, 4, 8)}, 'probability', 'a tuple of 3'),
+    ('pats', {'widths': ()}, 'probability', 'a tuple of 3'),
   ):
     with pytest.raises(UserError, match=words):
       registry.build(name, options, kind=kind)

@@ -79,9 +79,10 @@ def pack(
       the weights leave none.
   """
   longest = int(lengths.max())
-  sizes = sorted(set(pack_lengths)) or [-(-longest // 8) * 8]
-  whole = all(isinstance(n, int) and n > 0 for n in sizes)
-  if not whole or sizes[-1] < longest:
+  whole = all(isinstance(n, int) and n > 0 for n in pack_lengths)
+  sizes = sorted(set(pack_lengths)) if whole else []
+  sizes = sizes if pack_lengths else [-(-longest // 8) * 8]
+  if not sizes or sizes[-1] < longest:
     raise UserError(
       f'data.pack_lengths={tuple(pack_lengths)}: whole numbers of tokens are needed, '
       f'the longest at least {longest} (the longest row); add one, or lower the '

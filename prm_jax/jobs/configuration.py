@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from prm_jax import field_types
 from prm_jax.errors import UserError
 
 T = TypeVar('T')
@@ -197,7 +198,8 @@ def build(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
   config keys.
 
   Raises:
-    UserError: a key is no field, or the class refuses a value.
+    UserError: a key is no field, a value is not of the field's type, or the class
+      refuses it.
   """
   names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
   held = {
@@ -206,6 +208,7 @@ def build(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
   for key in held:
     if key not in names:
       raise UserError(f'config key {key!r} is no field of {cls.__name__}.')
+  field_types.check(f'config of {cls.__name__}:', cls, held)
   try:
     return cls(**{**held, **more})
   except (TypeError, ValueError) as e:

@@ -90,8 +90,8 @@ def choose(config: ConfigDict) -> Choice:
   _check_options(name, given, [f for f in fields if f not in SET_ELSEWHERE])
   names = (section.name or name,)
   more = {'label': names[0], 'verdict': config.data.checker, 'seed': config.seed}
-  held = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-  options = entry.options(**held, **{k: v for k, v in more.items() if k in fields})
+  own = {k: v for k, v in more.items() if k in fields}
+  options = build(entry.options, given, **own)
   algorithm = entry.make(options)
 
   def make(config: ConfigDict, engines: Engines | None, checker: Checker) -> Labeller:

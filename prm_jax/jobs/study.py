@@ -34,6 +34,38 @@ COMMON = ('report=false', 'evaluate.replicates=true')
 
 
 @dataclasses.dataclass(frozen=True)
+class Study:
+  """What is run and tabulated: `config.study`, whose comments say more.
+
+  Attributes:
+    methods, settings: names and overrides.
+    common: overrides of all runs.
+    trials, trial_seed, select: tuning.
+    seeds: of the chosen trials.
+    metrics, reference: of the tables.
+    processes: runs at the same time.
+
+  Raises:
+    UserError: no seed, or one twice.
+  """
+
+  methods: tuple[str, ...]
+  settings: tuple[str, ...]
+  common: str
+  trials: tuple[str, ...]
+  trial_seed: int
+  select: str
+  seeds: tuple[int, ...]
+  metrics: tuple[str, ...]
+  reference: str
+  processes: int
+
+  def __post_init__(self) -> None:
+    if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+      raise UserError(f'study.seeds={self.seeds}: give at least one, each once.')
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """One process: `key` names its folder, `arguments` follow the program."""
 
@@ -45,12 +77,14 @@ def run(command: configuration.Command) -> None:
   """Runs all that is missing, then writes the tables.
 
   Raises:
-    UserError: the study names no methods, or one of its runs failed.
+    UserError: the study names no methods or no seeds, or one of its runs failed.
     Preempted: asked to stop; so were its runs.
   """
-  study = command.config.study
-  methods = _named(study.methods, '=')
-  settings = _named(study.settings or (':',), ':')
+  study = configuration.build(Study, command.config.study)
+  methods = _named('study.methods', study.methods, '=')
+  settings = _named('study.settings', study.settings or (':',), ':')
+  common = _words('study.common', study.common)
+  trials = [_words('study.trials', t) for t in study.trials]
   if not methods or not all(methods.values()):
     raise UserError(
       f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.'
@@ -62,21 +96,19 @@ def run(command: configuration.Command) -> None:
     if key.partition('.')[0] in ('job', 'study')
   }
   with files.open_workdir(command.workdir, own_keys) as work:
-    common = shlex.split(study.common)
     chosen = {}
-    for method, words in methods.items():
-      config, *given = shlex.split(words)
+    for method, (config, *given) in methods.items():
       for setting, overrides in settings.items():
-        own = [*COMMON, *common, *given, *shlex.split(overrides)]
+        own = [*COMMON, *common, *given, *overrides]
         chosen[method, setting] = [
           *own,
-          *_tune(work, study, method, setting, config, own),
+          *_tune(work, study, trials, method, setting, config, own),
         ]
     runs = [
       Run(
         f'{method}/{setting or "default"}/seed-{seed}',
         (
-          f'--config={methods[method].split()[0]}',
+          f'--config={methods[method][0]}',
           *_flags([*overrides, f'seed={seed}']),
         ),
       )
@@ -84,12 +116,25 @@ def run(command: configuration.Command) -> None:
       for seed in study.seeds
     ]
     results = _run_all(work, runs, study.processes)
-    _tabulate(work, command, chosen, results)
+    _tabulate(work, command, study, chosen, results)
 
 
-def _named(items: Sequence[str], separator: str) -> dict[str, str]:
+def _named(key: str, items: Sequence[str], separator: str) -> dict[str, list[str]]:
+  """Name -> words of each 'NAME<separator>words'."""
   pairs = [item.partition(separator) for item in items]
-  return {name.strip(): rest.strip() for name, _, rest in pairs}
+  out = {name.strip(): _words(key, rest) for name, _, rest in pairs}
+  if len(out) < len(items):
+    raise UserError(f'{key}={list(items)}: give each a name of its own.')
+  return out
+
+
+def _words(key: str, text: str) -> list[str]:
+  try:
+    return shlex.split(text)
+  except ValueError as e:
+    raise UserError(
+      f'{key}: {text.strip()!r} cannot be read ({e}); close what is opened.'
+    ) from e
 
 
 def _flags(overrides: Sequence[str]) -> list[str]:
@@ -98,14 +143,14 @@ def _flags(overrides: Sequence[str]) -> list[str]:
 
 def _tune(
   work: files.Workdir,
-  study: Any,
+  study: Study,
+  trials: Sequence[list[str]],
   method: str,
   setting: str,
   config: str,
   own: list[str],
 ) -> list[str]:
   """The trial with the best `study.select`; all methods get the same trials."""
-  trials = [shlex.split(t) for t in study.trials]
   if len(trials) < 2:
     return trials[0] if trials else []
   runs = [
@@ -194,10 +239,10 @@ def _one(work: files.Workdir, run: Run, stop: StopSignal) -> tuple[str, dict[str
 def _tabulate(
   work: files.Workdir,
   command: configuration.Command,
+  study: Study,
   chosen: Mapping[tuple[str, str], Sequence[str]],
   results: Mapping[str, Mapping[str, Any]],
 ) -> None:
-  study = command.config.study
   lines = [f'# Study\n\n`{command.line}`\n']
   metrics: dict[str, Any] = {}
   for setting in dict.fromkeys(setting for _, setting in chosen):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,10 +11,6 @@ from prm_jax.errors import UserError
 from prm_jax.search import rules
 from prm_jax.search.protocol import Beam, Candidate, Outcome, Problem
 from prm_jax.step_values import EMPTY_SCORE, REDUCTIONS, check_reduction
-
-_TYPES: dict[type, str] = {
-  int: 'a whole number', float: 'a number', str: 'a word', bool: 'True or False',
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,34 +29,6 @@ class Options:
 
   def __post_init__(self) -> None:
     one_of('reduction', self.reduction, tuple(REDUCTIONS))
-
-
-def check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
-  """Refuses values of another type than the field of the same name in `cls`.
-
-  A whole number is a number too; a truth value and an infinite number are none.
-
-  Raises:
-    UserError: names the option, its value and what it must be.
-  """
-  hints = typing.get_type_hints(cls)
-  for name, value in values.items():
-    kind, what = hints[name], _TYPES.get(hints[name])
-    held = [value]
-    if what is None:  # a tuple
-      kind = typing.get_args(kind)[0]
-      what = f'a tuple with {_TYPES[kind]} at each place'
-      held = list(value) if isinstance(value, (tuple, list)) else [None]
-    if not all(_is(x, kind) for x in held):
-      raise UserError(f'search option {name}={value!r} must be {what}.')
-
-
-def _is(value: Any, kind: type) -> bool:
-  if isinstance(value, bool):
-    return kind is bool
-  if kind is float:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-  return isinstance(value, kind)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from prm_jax.errors import UserError
 from prm_jax.search import effort, rules
 from prm_jax.search.options import (
   Options,
@@ -39,11 +38,6 @@ class PatsOptions(Options):
   def __post_init__(self) -> None:
     super().__post_init__()
     object.__setattr__(self, 'widths', tuple(self.widths))
-    if len(self.widths) != len(effort.WIDTHS):
-      raise UserError(
-        f'search option widths={self.widths}: give three, of the modes simple, medium '
-        'and complex.'
-      )
     at_least('widths', min(self.widths), 1)
     at_least('high', self.high, self.low)
     at_least('low', self.low, self.bad)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prm_jax import field_types
 from prm_jax.errors import UserError
 from prm_jax.search import (
   beam,
@@ -17,7 +18,6 @@ from prm_jax.search import (
   pats,
   rebase,
 )
-from prm_jax.search.options import check_types
 from prm_jax.search.protocol import Algorithm
 
 
@@ -88,7 +88,7 @@ def build(
       raise UserError(
         f'search algorithm {name} has no option {key!r}; it takes {", ".join(fields)}.'
       )
-  check_types(entry.options, options)
+  field_types.check('search option', entry.options, options)
   if kind is None and entry.needs_scorer:
     raise UserError(
       f'search algorithm {name} chooses by step scores; name a scorer, or take '

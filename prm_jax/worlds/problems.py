@@ -92,7 +92,7 @@ class WorldConfig:
   longer_max_ops: int = 12
   max_value: int = 9
   max_operand: int = 9
-  operator_weights: tuple[int, ...] = (6, 6, 1, 1, 0)
+  operator_weights: tuple[float, ...] = (6, 6, 1, 1, 0)
   wrap: bool = False
   n_solvers: int = 16
   slip_rate: float = 0.03
