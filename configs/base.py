@@ -71,7 +71,8 @@ def get_config() -> ConfigDict:
   world.shared_error_rate = 0.2  # wrong beliefs that solvers share
   world.shared_belief = (0.6, 0.75)  # share of solvers that hold such a belief
   world.own_error_rate = 0.01  # wrong beliefs of one solver
-  world.n_train = 0  # training solutions; 0 means train.steps x batch_size, all new
+  world.n_train = 0  # training solutions; 0 means train.steps x batch_size, all new (a
+  #   run whose steps grow must be told how many it had)
   world.solutions_per_problem = 1
   world.n_validation = 1000
   world.n_heldout = 1000

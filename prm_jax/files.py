@@ -24,6 +24,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,6 +44,7 @@ CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
 SHOWN = ('study.metrics', 'study.reference', 'study.processes')
 # What a run leaves before it has done anything: such a workdir takes another config.
 PREPARATIONS = frozenset(('config.json', 'cache', lease.FILE, '.processes'))
+_WORLD = re.compile(r'\bworld(_exact)?:train\b')
 LOCK_SECONDS = 10.0  # a shard waits so long for another one's start
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -208,22 +210,41 @@ def _check_config(work: Workdir, config: Mapping[str, Any], alone: bool) -> None
   if alone and all(_is_preparation(p.name) for p in work.path.iterdir()):
     return
   new = json.loads(json.dumps(dict(config)))
+  n_rows = _world_rows(held)
+  same_rows = n_rows == _world_rows(new)
   for key in sorted({*held, *new}):
     if key.partition('.')[0] in CHANGEABLE or key in SHOWN:
       continue
     if held.get(key) == new.get(key):
+      continue
+    if key == 'world.n_train' and n_rows and same_rows:
       continue
     grows = (
       key == 'train.steps'
       and new.get('optimizer.horizon', 0) > 0
       and new[key] >= held[key]
     )
-    if grows:
+    if grows and same_rows:
       continue
+    if grows:
+      raise UserError(
+        f'{work.path}: train.steps cannot grow from {held[key]} to {new[key]} with '
+        f'world.n_train={new["world.n_train"]}, because all batches would change with '
+        f'the number of training rows; give world.n_train={n_rows}, which is theirs.'
+      )
     raise UserError(
       f'{work.path}: this workdir holds a run with {key}={held.get(key)!r}, now it is '
       f'{new.get(key)!r}; give another --workdir, or the old value to resume.'
     )
+
+
+def _world_rows(config: Mapping[str, Any]) -> int:
+  """How many rows of the embedded world are trained on (`assemble.world`), 0 for none:
+  which rows make a batch depends on it."""
+  if not _WORLD.search(config.get('data.train', '')):
+    return 0
+  fresh = config['train.steps'] * config['train.batch_size']
+  return config['world.n_train'] or fresh
 
 
 def provenance(command: str, seed: int, **more: Any) -> dict[str, Any]:

@@ -93,6 +93,27 @@ def test_steps_grow_only_with_a_horizon_of_their_own(tmp_path):
     pass
 
 
+def test_steps_grow_on_the_same_rows_of_the_world(tmp_path):
+  own = {
+    **CONFIG, 'optimizer.horizon': 100, 'data.train': 'tr=world:train@2',
+    'world.n_train': 0,
+  }  # fmt: skip
+  path = begun(tmp_path / 'work', own)
+  longer = {**own, 'train.steps': 20}
+  for other in (longer, {**longer, 'world.n_train': 160}):
+    with (
+      pytest.raises(UserError, match=r'from 10 to 20 .* give world\.n_train=80'),
+      files.open_workdir(path, other),
+    ):
+      pass
+  with files.open_workdir(path, {**longer, 'world.n_train': 80}):
+    pass
+  # Rows of a file do not follow the steps.
+  path = begun(tmp_path / 'file', {**own, 'data.train': 'my_world.jsonl'})
+  with files.open_workdir(path, {**longer, 'data.train': 'my_world.jsonl'}):
+    pass
+
+
 def test_a_run_that_never_began_binds_nothing(tmp_path):
   path = str(tmp_path / 'work')
   with pytest.raises(UserError), files.open_workdir(path, CONFIG) as work:

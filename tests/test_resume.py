@@ -177,11 +177,14 @@ def test_other_config_is_refused_by_name(straight, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_steps_may_grow(tmp_path, capsys):
-  assert run(argv(tmp_path, world__n_train=48)) == 0
-  assert run(argv(tmp_path, world__n_train=48, train__steps=12)) == 0
+  assert run(argv(tmp_path)) == 0
+  assert 'world.n_train=72' in tiny_runs.refusal(
+    argv(tmp_path, train__steps=12), capsys
+  )
+  assert run(argv(tmp_path, world__n_train=72, train__steps=12)) == 0
   assert 'after step 9' in capsys.readouterr().err
   assert results(tmp_path)['provenance']['steps'] == 12
-  assert run(argv(tmp_path / 'b', world__n_train=48, train__steps=12)) == 0
+  assert run(argv(tmp_path / 'b', world__n_train=72, train__steps=12)) == 0
   assert promised(tmp_path)['parameters'] == promised(tmp_path / 'b')['parameters']
 
 
