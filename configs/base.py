@@ -435,7 +435,7 @@ def get_config() -> ConfigDict:
 
   # Work in chunks, on all local devices (parallel.data=n takes n of them).
   c.chunk = chunk = ConfigDict()
-  chunk.size = 50  # problems with all their solutions
+  chunk.size = 50  # problems with all their solutions; score: solutions
   c.shard = '0/1'  # i/n: this process does chunks i, i + n, ...
 
   # Serve: a scorer behind HTTP (configs/serve.py); text and splitting are the policy's.
