@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from prm_jax.errors import UserError
 from prm_jax.estimates import wilson
 from prm_jax.labeling.protocol import Algorithm, Ask, Continuation, Labelled
 from prm_jax.labeling.solutions import (
@@ -68,11 +69,23 @@ class RolloutOptions(PrefixOptions):
 
   Attributes:
     stop_after_error: go from the first prefix to the last and stop at the first
-      without a success, which leaves out the steps after it; otherwise all prefixes
-      are rolled out side by side.
+      without a success; the steps after it are labelled by `after_error`. Otherwise
+      all prefixes are rolled out side by side, each step keeps its own label, as in
+      Math-Shepherd, and `after_error` has nothing to act on.
+
+  Raises:
+    UserError: after_error='zero' without stop_after_error.
   """
 
   stop_after_error: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.after_error != PrefixOptions.after_error and not self.stop_after_error:
+      raise UserError(
+        f'label option after_error={self.after_error!r}: all steps are rolled out and '
+        'keep their own labels; set stop_after_error=True, or leave after_error out.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +194,7 @@ def filled(
   Args:
     evidence: of the solution.
     values: [P] labels where there is evidence; the others are not looked at.
-    after_error: see `RolloutOptions`.
+    after_error: see `PrefixOptions`.
   """
   out = list(values)
   for at, reason in enumerate(evidence.stop_reason):
@@ -212,14 +225,16 @@ def posterior_means(
 
 def stopping(options: RolloutOptions) -> dict[str, Any]:
   """What `how` says about stopping."""
-  return {
+  how = {
     'k': options.k,
     'stopping': 'first_success' if options.early_stop else 'fixed_k',
     'wave': options.wave if options.early_stop else options.k,
     'stop_after_error': options.stop_after_error,
-    'after_error': options.after_error,
     'unjudged': options.unjudged,
   }
+  if options.stop_after_error:
+    how['after_error'] = options.after_error
+  return how
 
 
 def mc_hard(options: HardOptions) -> Algorithm:
