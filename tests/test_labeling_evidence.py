@@ -1,5 +1,7 @@
 """What labels rest on: rollouts that count, and nothing that did not act."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from planted import Planted, solution
@@ -36,3 +38,59 @@ def test_labels_tell_of_after_error_only_where_it_acts(name):
   held = cut.labels[name]
   assert held.values[2:] == (None, None, 0.0)
   assert held.how['after_error'] == 'unlabelled'
+
+
+class Silent(Planted):
+  """No answer from a prefix of one of the lengths `silent` can be judged."""
+
+  def __init__(self, values, silent, **options):
+    super().__init__(values, **options)
+    self.silent = silent
+
+  def _one(self, problem, ask, index):
+    made = super()._one(problem, ask, index)
+    if ask.n_steps in self.silent:
+      made = dataclasses.replace(made, correct=None)
+    return made
+
+
+@pytest.mark.parametrize('right', [True, False])
+@pytest.mark.parametrize('name', ROLLED_OUT)
+def test_a_prefix_without_a_judged_rollout_is_no_error(name, right):
+  t = solution('s', 5, right)
+  v = np.array([1.0, 1.0, 1.0, 0.0, 1.0, float(right)])
+  completer = Silent({'s': v}, {2})
+  options = {'unjudged': 'drop', 'stop_after_error': True, 'after_error': 'zero'}
+  (labelled,) = run(name, [t], completer, **options)
+  held = labelled.labels[name]
+  assert held.values[0] > 0.7 and held.values[1] is None and held.values[2] < 0.1
+  assert held.values[3:] == (0.0, float(right))
+  assert held.stop_reason[1:4:2] == ('no_judged_rollouts', 'after_error')
+  assert held.n_rollouts[1] == 0 and held.n_rollouts[3] is None
+  assert labelled.first_error.get(name) is None
+  assert {ask.n_steps for ask in completer.asked} == {1, 2, 3}
+
+
+def test_nothing_follows_from_prefixes_without_judged_rollouts():
+  t = solution('s', 4, True)
+  options = {'unjudged': 'drop', 'stop_after_error': True, 'after_error': 'zero'}
+  completer = Silent({'s': np.ones(5)}, {1, 2, 3})
+  (labelled,) = run('mc_hard', [t], completer, **options)
+  assert labelled.labels['mc_hard'].values == (None, None, None, 1.0)
+
+
+def test_scan_pays_no_more_for_a_solution_that_it_skips():
+  t = solution('s', 5, False)
+  completer = Silent({'s': np.ones(6)}, {2})
+  options = {'unjudged': 'drop', 'samples': 4}
+  (labelled,) = run('scan', [t], completer, **options)
+  assert labelled.skipped == 'unparsed'
+  assert [ask.n_steps for ask in completer.asked] == [0, 1, 2]
+
+
+def test_scan_knows_no_confidence_without_judged_samples():
+  group = [solution('r', 3, True), solution('w', 3, False)]
+  completer = Silent({t.id: np.ones(4) for t in group}, {0})
+  labelled = run('scan', group, completer, unjudged='drop', samples=4)
+  assert [one.skipped for one in labelled] == ['unparsed'] * 2
+  assert labelled[0].meta['self_confidence'] == {'scan': [0, 0]}
