@@ -94,3 +94,12 @@ def test_scan_knows_no_confidence_without_judged_samples():
   labelled = run('scan', group, completer, unjudged='drop', samples=4)
   assert [one.skipped for one in labelled] == ['unparsed'] * 2
   assert labelled[0].meta['self_confidence'] == {'scan': [0, 0]}
+
+
+@pytest.mark.parametrize('rule', ['posterior', 'confidence'])
+def test_adaptive_labels_nothing_by_its_prior_alone(rule):
+  t = solution('s', 12, False)
+  completer = Silent({'s': np.ones(13)}, range(13))
+  options = {'unjudged': 'drop', 'cap': 20, 'rule': rule}
+  (labelled,) = run('adaptive', [t], completer, **options)
+  assert labelled.skipped == 'unparsed' and not labelled.labels
