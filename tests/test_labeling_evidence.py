@@ -5,10 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from planted import Planted, solution
+from step_completer import Completer, drive, wrong
+from step_completer import solution as planted_solution
 
 from prm_jax.errors import UserError
 from prm_jax.labeling import driver
 from prm_jax.labeling.registry import ALGORITHMS
+from prm_jax.labeling.unprm import UnOptions, un_prm
+from prm_jax.records import Verdict
 
 ROLLED_OUT = ('mc_hard', 'mc_soft', 'er_prm')
 
@@ -103,3 +107,36 @@ def test_adaptive_labels_nothing_by_its_prior_alone(rule):
   options = {'unjudged': 'drop', 'cap': 20, 'rule': rule}
   (labelled,) = run('adaptive', [t], completer, **options)
   assert labelled.skipped == 'unparsed' and not labelled.labels
+
+
+class SilentSteps(Completer):
+  """Only whole solutions are judged, no continuation of their steps."""
+
+  def one(self, ask, prefix, number):
+    made = super().one(ask, prefix, number)
+    return dataclasses.replace(made, correct=None) if prefix else made
+
+
+def wrong_one(n=6):
+  tokens = ({'ids': [1, 2], 'logprobs': [-0.1, -0.2]},) * n
+  return planted_solution(wrong(n, 2), False, tokens=tokens)
+
+
+@pytest.mark.parametrize('search', ['uncertainty', 'sequential', 'binary'])
+def test_un_prm_fails_no_step_without_a_judged_rollout(search):
+  made = un_prm(UnOptions(search=search, unjudged='drop'))
+  (labelled,) = drive(made, [wrong_one()], SilentSteps(rate=0.9)).labelled
+  assert labelled.skipped == 'unparsed' and not labelled.labels
+
+
+def test_un_prm_tells_how_many_rollouts_counted():
+  made = un_prm(UnOptions(search='sequential', rollouts=16, unjudged='drop'))
+  (labelled,) = drive(made, [wrong_one()], Completer(rate=0.9, unjudged=4)).labelled
+  held = labelled.labels['un_prm']
+  assert set(held.n_rollouts) == {12, None}
+
+
+def test_un_prm_has_no_rate_of_a_question_that_it_did_not_ask():
+  right = dataclasses.replace(wrong_one(), verdicts={'exact': Verdict(True)})
+  (labelled,) = drive(un_prm(), [right], Completer()).labelled
+  assert labelled.meta['un_prm']['question_rate'] is None
