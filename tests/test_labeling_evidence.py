@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from planted import Planted, solution
-from step_completer import Completer, drive, wrong
+from step_completer import Completer, drive, good, wrong
 from step_completer import solution as planted_solution
 
 from prm_jax.errors import UserError
-from prm_jax.labeling import driver
+from prm_jax.labeling import driver, trees
+from prm_jax.labeling.grounded import GroundedOptions, grounded_prm
+from prm_jax.labeling.hrm import HrmOptions, hrm
+from prm_jax.labeling.omega import OmegaOptions, omega_prm
 from prm_jax.labeling.registry import ALGORITHMS
 from prm_jax.labeling.unprm import UnOptions, un_prm
 from prm_jax.records import Verdict
@@ -140,3 +143,42 @@ def test_un_prm_has_no_rate_of_a_question_that_it_did_not_ask():
   right = dataclasses.replace(wrong_one(), verdicts={'exact': Verdict(True)})
   (labelled,) = drive(un_prm(), [right], Completer()).labelled
   assert labelled.meta['un_prm']['question_rate'] is None
+
+
+def test_omega_prm_gives_a_node_without_judged_rollouts_no_answer_of_its_own():
+  options = OmegaOptions(unjudged='drop')
+  result = drive(omega_prm(options), [wrong_one()], SilentSteps(rate=0.6))
+  nodes = trees.from_dict(result.tree).nodes
+  silent = [n for n in nodes[1:] if n.rollouts]
+  assert silent and all((n.value, n.how) == (None, 'rollouts') for n in silent)
+  assert {n.how for n in nodes if n.value == 0} == {'own_answer'}
+
+
+def test_hrm_leaves_out_what_was_not_judged():
+  drop, wrong_too = (HrmOptions(use_given=False, unjudged=u) for u in ('drop', 'wrong'))
+  given = planted_solution(good(6)[:1] + wrong(6, 0)[1:], None)
+  result = drive(hrm(drop), [given], Completer(unjudged=2))
+  every = drive(hrm(wrong_too), [given], Completer(unjudged=2))
+  root, full = (trees.from_dict(r.tree).nodes[0] for r in (result, every))
+  facts = result.tree['facts']
+  assert facts['unjudged_leaves'] == full.n_rollouts - root.n_rollouts > 0
+  assert facts['leaves'] == full.n_rollouts == 64
+  assert root.n_correct == full.n_correct
+  for t in result.extra:
+    assert any(v is not None for v in t.labels['hrm'].values)
+    assert t.labels['hrm'].values[-1] in (0.0, 1.0)
+  nothing = drive(hrm(drop), [given], Completer(unjudged=1))
+  assert nothing.labelled[0].skipped == 'unparsed'
+  assert nothing.tree is None and not nothing.extra
+
+
+def test_grounded_prm_leaves_out_what_was_not_judged():
+  group = [wrong_one()]
+  made = grounded_prm(GroundedOptions(use_given=False, rounds=2, unjudged='drop'))
+  result = drive(made, group, Completer(unjudged=1))
+  (root,) = trees.from_dict(result.tree).nodes
+  assert root.value is None and root.visits == 0 and len(root.rollouts) == 3
+  assert result.tree['facts']['unjudged_answers'] == 3
+  made = grounded_prm(GroundedOptions(use_given=False, rounds=2))
+  result = drive(made, group, Completer(unjudged=1))
+  assert trees.from_dict(result.tree).nodes[0].visits == 6
