@@ -362,7 +362,8 @@ def get_config() -> ConfigDict:
   label.k = placeholder(int)  # rollouts of a prefix
   label.early_stop = placeholder(bool)  # a prefix ends with its first right rollout
   label.wave = placeholder(int)  # rollouts asked for at once where that stops early
-  label.after_error = placeholder(str)  # labels after the first error
+  label.after_error = placeholder(str)  # labels after the first error: unlabelled,
+  #   zero; of mc_*, er_prm with stop_after_error alone
   label.stop_after_error = placeholder(bool)  # mc_*, er_prm: no rollouts after it
   label.check_right = placeholder(bool)  # first errors of right solutions too
   label.prior = placeholder(tuple)  # Beta prior of soft labels
@@ -436,7 +437,7 @@ def get_config() -> ConfigDict:
 
   # Work in chunks, on all local devices (parallel.data=n takes n of them).
   c.chunk = chunk = ConfigDict()
-  chunk.size = 50  # problems with all their solutions
+  chunk.size = 50  # problems with all their solutions; score: solutions
   c.shard = '0/1'  # i/n: this process does chunks i, i + n, ...
 
   # Serve: a scorer behind HTTP (configs/serve.py); text and splitting are the policy's.

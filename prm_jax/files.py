@@ -11,7 +11,7 @@
       policy/          the same of a train run with objective next_token
       cache/           token caches
       solutions/, labelled/, rollouts/, trees/, chunks/, timing.jsonl
-                       what rollout and label write, see `jobs/chunks.py`
+                       what chunked jobs write, see `jobs/chunks.py`
 
 Files are written whole or not at all. A run holds a lock on its workdir, so a
 second job in the same place is refused; shards of one job may share it. On an object
@@ -50,9 +50,15 @@ LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'num
 
 
 class Workdir:
-  """The folder of one run; make it with `open_workdir`."""
+  """The folder of one run; make it with `open_workdir`.
 
-  def __init__(self, path: str | os.PathLike[str]):
+  Args:
+    path: the folder.
+    key: what on the command line gives another one.
+  """
+
+  def __init__(self, path: str | os.PathLike[str], key: str = '--workdir'):
+    self.key = key
     self.path = jsonl.place(path) if jsonl.is_remote(path) else epath.Path(path)
 
   def __truediv__(self, name: str) -> epath.Path:
@@ -105,7 +111,10 @@ class Workdir:
 
 @contextlib.contextmanager
 def open_workdir(
-  path: str, config: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
+  path: str,
+  config: Mapping[str, Any],
+  shard: tuple[int, int] = (0, 1),
+  key: str = '--workdir',
 ) -> Iterator[Workdir]:
   """Makes or takes up the workdir of a run and holds its lock.
 
@@ -114,6 +123,7 @@ def open_workdir(
     config: flat, JSON-ready config (`configuration.flatten`).
     shard: (i, n) of a job whose n shards may run in this workdir at once, each in a
       process of its own.
+    key: what on the command line gives another folder.
 
   Raises:
     UserError: the folder cannot be written, another job runs in it, or it holds a
@@ -124,7 +134,7 @@ def open_workdir(
     with _on_store(path, config) as work:
       yield work
     return
-  work = Workdir(path)
+  work = Workdir(path, key)
   with contextlib.ExitStack() as held:
 
     def opened(name: str) -> IO[str]:
@@ -135,19 +145,18 @@ def open_workdir(
       whole = opened('.lock')
       alone = _lock(whole, fcntl.LOCK_EX)
       if not alone and not (shard[1] > 1 and _wait_for(whole, fcntl.LOCK_SH)):
-        raise _busy(path)
+        raise _busy(work)
       if shard[1] > 1:
         if not _lock(opened(f'.lock.{shard[0]}-of-{shard[1]}'), fcntl.LOCK_EX):
-          raise _busy(path)
+          raise _busy(work)
         # Shards of another division would do the same chunks.
         for other in Path(path).glob('.lock.*-of-*'):
           same = other.name.endswith(f'-of-{shard[1]}')
           if not same and not _lock(opened(other.name), fcntl.LOCK_EX):
-            raise _busy(path)
+            raise _busy(work)
     except OSError as e:
       raise UserError(
-        f'{path}: cannot be used as a workdir ({e.strerror or e}); give another '
-        '--workdir.'
+        f'{path}: cannot be used as a workdir ({e.strerror or e}); give another {key}.'
       ) from e
     _check_config(work, config, alone)
     work.write_json('config.json', dict(config))
@@ -192,10 +201,10 @@ def _wait_for(file: IO[str], how: int) -> bool:
   return True
 
 
-def _busy(path: str) -> UserError:
+def _busy(work: Workdir) -> UserError:
   return UserError(
-    f'{path}: another job is running in this workdir; wait for it or give '
-    'another --workdir.'
+    f'{work.path}: another job is running in this workdir; wait for it or give '
+    f'another {work.key}.'
   )
 
 
@@ -234,7 +243,7 @@ def _check_config(work: Workdir, config: Mapping[str, Any], alone: bool) -> None
       )
     raise UserError(
       f'{work.path}: this workdir holds a run with {key}={held.get(key)!r}, now it is '
-      f'{new.get(key)!r}; give another --workdir, or the old value to resume.'
+      f'{new.get(key)!r}; give another {work.key}, or the old value to resume.'
     )
 
 

@@ -61,7 +61,9 @@ def test_solve_rate_is_weighted_by_perplexity():
   unknown = [Continuation('a', (), True, 2), Continuation('b', (), None, 2)]
   assert unprm.solve_rate(unknown) == 0.5
   assert unprm.solve_rate(unknown, 'drop') == 1
-  assert unprm.solve_rate([]) == 0
+  assert unprm.solve_rate([]) is None
+  assert unprm.solve_rate(unknown[1:]) == 0
+  assert unprm.solve_rate(unknown[1:], 'drop') is None
 
 
 @pytest.mark.parametrize(

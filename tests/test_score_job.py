@@ -13,7 +13,6 @@ import prm_jax
 from prm_jax import records
 from prm_jax.inference.scorer import Scorer
 from prm_jax.interop import public
-from prm_jax.jobs import score
 
 
 @pytest.fixture(scope='module')
@@ -32,10 +31,10 @@ def told(output):
   return json.loads((output.parent / f'{stem}.results.json').read_text())
 
 
-def test_a_public_prm_scores_a_file_in_chunks(trl, rows, tmp_path, monkeypatch):
-  monkeypatch.setattr(score, 'CHUNK', 3)
+def test_a_public_prm_scores_a_file_in_chunks(trl, rows, tmp_path):
   out = tmp_path / 'scored.jsonl.gz'
-  assert run(tool('score', scorer=trl, input=rows, output=out)) == 0
+  keys = {'scorer': trl, 'input': rows, 'output': out, 'chunk__size': 3}
+  assert run(tool('score', **keys)) == 0
   held = list(records.read(str(out)))
   assert [t.id for t in held] == [t.id for t in records.read(str(rows))]
   results = told(out)

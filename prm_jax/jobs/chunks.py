@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from prm_jax import jsonl, writer
@@ -94,15 +95,22 @@ def parse_shard(text: str) -> tuple[int, int]:
   return int(found[1]), int(found[2])
 
 
-def cut(items: Sequence[T], size: int) -> list[list[T]]:
+def cut(items: Iterable[T], size: int) -> list[list[T]]:
   """Chunks of `size` items, the last one perhaps shorter.
 
   Raises:
     UserError: the size is not at least 1.
   """
+  return list(batches(items, size))
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+  """As `cut`, one chunk after the other."""
   if size < 1:
-    raise UserError(f'chunk.size={size}: a chunk holds at least 1 problem.')
-  return [list(items[i : i + size]) for i in range(0, len(items), size)]
+    raise UserError(f'chunk.size={size}: a chunk holds at least 1 problem or solution.')
+  held = iter(items)
+  while part := list(itertools.islice(held, size)):
+    yield part
 
 
 def run(
@@ -299,8 +307,8 @@ class _Books:
       return self._sheet(number)
     if sheet['key'] != self._keys[number]:
       raise UserError(
-        f'{main}: made from other input (its problems, policy or options changed '
-        'since); give another --workdir, or delete the files of the old work.'
+        f'{main}: made from other input (its problems, model or options changed '
+        f'since); give another {self._work.key}, or delete the files of the old work.'
       )
     for name, digest in sheet['files'].items():
       if self._hash(name) != digest:

@@ -20,7 +20,7 @@ When to stop, `rule`:
                 whenever it is looked at; the posterior only chooses where to look.
 At `cap` rollouts, or `prefix_cap` of one prefix, the solution is *undecided*: the
 first error is unknown, steps that are not surely alive have no label, and the
-posterior is kept in `meta`.
+posterior is kept in `meta`. If none of the rollouts counts it is skipped ('unparsed').
 """
 
 from __future__ import annotations
@@ -272,6 +272,8 @@ def adaptive(options: AdaptiveOptions) -> Algorithm:
         k = min(k, options.cap - sum(search.asked))
         answers = yield [Ask.of(solution, at + 1, k, search.asked[at])]
         search.add(at, answers[0])
+    if first is None and not any(t.n for t in search.tallies):
+      return Labelled(skipped='unparsed')  # its labels would be the prior's
     meta = {'posterior': {name: [round(float(p), 6) for p in search.chain.posterior]}}
     return Labelled({name: search.labels(first, how)}, {name: first}, meta=meta)
 

@@ -14,9 +14,10 @@ Choices: a node is selected by UCT, as described (the released code takes a rand
 child); a round continues the selected leaf `children` times, each first step is a
 child and the rest of the same continuation its simulation, so nothing sampled is
 thrown away, and a simulation visits the node it starts from too; equal first steps are
-one child; an answer that could not be judged counts as wrong; the given solutions are
-simulations from the root (`use_given`); steps that no tree node holds carry their
-verdict alone, and a step that the tool did not judge is not labelled.
+one child; an answer that could not be judged counts as wrong, or its simulation for
+nothing (`unjudged`); the given solutions are simulations from the root (`use_given`);
+steps that no tree node holds carry their verdict alone, and a step that the tool did
+not judge is not labelled.
 """
 
 from __future__ import annotations
@@ -183,14 +184,16 @@ class _Search:
     """A simulation from `prefix`: its first step a child, the rest goes up as V."""
     if not found.steps:
       return
+    self.nodes[prefix].rollouts.append(Rollout.of(found))
+    self.facts['unjudged_answers'] += found.correct is None
+    if found.correct is None and self.options.unjudged == 'drop':
+      return
     whole = (*prefix, *found.steps)
     child = whole[: len(prefix) + 1]
     if child not in self.nodes:
       self.nodes[child] = _Node(found.id, whole, len(child))
       self.nodes[prefix].children.append(child)
     self.nodes[child].ended |= len(found.steps) == 1
-    self.nodes[prefix].rollouts.append(Rollout.of(found))
-    self.facts['unjudged_answers'] += found.correct is None
     right = bool(found.correct)
     between = range(len(child) + 1, len(whole))
     v = [sign(self.verdict(whole[:end])) for end in between]

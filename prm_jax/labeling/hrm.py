@@ -10,10 +10,10 @@ node moves, and none of a node that moved itself. Labels are counted anew.
 Choices: the tree is sampled by whole continuations, whose first step is the child and
 whose rest is the child's own first continuation, so a level costs only the others;
 children with the same step are kept apart, as every sample counts once; an edge to a
-leaf may hold several steps, and only edges of one step move; an answer that could not
-be judged counts as wrong; the given solutions are the first children of the
-root (`use_given`); which nodes move is a function of (seed, problem, place in the
-tree) alone.
+leaf may hold several steps, and only edges of one step move; a leaf whose answer could
+not be judged counts as wrong, or for nothing (`unjudged`); the given solutions are the
+first children of the root (`use_given`); which nodes move is a function of (seed,
+problem, place in the tree) alone.
 """
 
 from __future__ import annotations
@@ -133,6 +133,11 @@ def leaves(root: Branch) -> list[Leaf]:
   return out
 
 
+def counted(found: Sequence[Leaf], unjudged: str) -> list[Leaf]:
+  """The leaves that count, by the option `unjudged`."""
+  return [leaf for leaf in found if leaf.correct is not None or unjudged == 'wrong']
+
+
 def count(found: Sequence[Leaf]) -> Counts:
   """Prefix at the end of an edge -> (right, all) leaves below; () is the root."""
   out: Counts = {}
@@ -227,11 +232,14 @@ def _result(
   root: Branch, group: Sequence[Trajectory], options: HrmOptions, reasons: list[str]
 ) -> GroupResult:
   first, name = group[0], options.label or NAME
-  plain = leaves(root)
+  every = leaves(root)
+  plain = counted(every, options.unjudged)
   if not plain:
-    return GroupResult([Labelled(skipped=reasons[0]) for _ in group])
+    reason = 'unparsed' if every else reasons[0]
+    return GroupResult([Labelled(skipped=reason) for _ in group])
   counts = count(plain)
-  packed = leaves(compress(root, options, first.problem_id, first.separator))
+  compressed = compress(root, options, first.problem_id, first.separator)
+  packed = counted(leaves(compressed), options.unjudged)
   merged = [leaf for leaf in packed if leaf.merged is not None]
   made = []
   if options.plain_rows:
@@ -243,8 +251,8 @@ def _result(
   extra, _ = label_policy.weigh_once(made, name)
   labelled = [_label(t, counts, options) for t in group]
   facts = {
-    'leaves': len(plain),
-    'unjudged_leaves': sum(leaf.correct is None for leaf in plain),
+    'leaves': len(every),
+    'unjudged_leaves': sum(leaf.correct is None for leaf in every),
     'merged_leaves': len(merged),
     'refused': len(reasons),
     'rows': len(extra),

@@ -7,7 +7,8 @@ those of the prefix that ends with it:
   soft (Eq. 4): the share of right ones; here the mean of a Beta posterior, and the
                 share itself for prior (0, 0)
 
-The last step is labelled by the solution's own outcome, without a rollout.
+The last step is labelled by the solution's own outcome, without a rollout. A step of
+whose rollouts none counts (`unjudged`) has no label; the others keep theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from prm_jax.errors import UserError
 from prm_jax.estimates import wilson
 from prm_jax.labeling.protocol import Algorithm, Ask, Continuation, Labelled
 from prm_jax.labeling.solutions import (
@@ -67,12 +69,24 @@ class RolloutOptions(PrefixOptions):
   """How the prefixes of a solution are rolled out.
 
   Attributes:
-    stop_after_error: go from the first prefix to the last and stop at the first
-      without a success, which leaves out the steps after it; otherwise all prefixes
-      are rolled out side by side.
+    stop_after_error: go from the first prefix to the last and stop at the first that
+      was judged without a success; steps after it are labelled by `after_error`. Else
+      all prefixes are rolled out side by side, each step keeps its own label, as in
+      Math-Shepherd, and `after_error` has nothing to act on.
+
+  Raises:
+    UserError: after_error='zero' without stop_after_error.
   """
 
   stop_after_error: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.after_error != PrefixOptions.after_error and not self.stop_after_error:
+      raise UserError(
+        f'label option after_error={self.after_error!r}: all steps are rolled out and '
+        'keep their own labels; set stop_after_error=True, or leave after_error out.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +149,20 @@ class Evidence:
     return tuple(None if t is None else t.n for t in self.tallies)
 
 
-def roll_out(solution: Trajectory, options: RolloutOptions) -> Gathering:
-  """Rolls out the prefixes of 1 to P - 1 steps of a usable solution."""
+def roll_out(
+  solution: Trajectory, options: RolloutOptions, whole: bool = False
+) -> Gathering:
+  """Rolls out the prefixes of 1 to P - 1 steps of a usable solution.
+
+  A prefix of which no rollout counts is not an error: with `stop_after_error` the next
+  one is rolled out, whose evidence stands by itself.
+
+  Args:
+    solution: P steps.
+    options: how.
+    whole: with `stop_after_error`, stop at such a prefix too, for a caller to whom
+      the solution is then useless.
+  """
   n_steps = solution.n_steps
   tallies: list[Tally | None] = [None] * n_steps
   reasons = ['after_error'] * (n_steps - 1) + ['outcome']
@@ -163,14 +189,11 @@ def roll_out(solution: Trajectory, options: RolloutOptions) -> Gathering:
         elif asked[at] == options.k and not tally.n:
           reasons[at] = 'no_judged_rollouts'
       going = [at for at in going if asked[at] < options.k and reasons[at] != 'success']
-    if options.stop_after_error and batch and not _correct(tallies[batch[0]]):
+    last = tallies[batch[-1]] if options.stop_after_error else None
+    if last and not last.correct and (last.n or whole):
       break
   own = bool(outcome(solution, options.verdict))
   return Evidence(tuple(tallies), tuple(reasons), own)
-
-
-def _correct(tally: Tally | None) -> int:
-  return tally.correct if tally else 0
 
 
 def filled(
@@ -181,7 +204,7 @@ def filled(
   Args:
     evidence: of the solution.
     values: [P] labels where there is evidence; the others are not looked at.
-    after_error: see `RolloutOptions`.
+    after_error: see `PrefixOptions`.
   """
   out = list(values)
   for at, reason in enumerate(evidence.stop_reason):
@@ -212,14 +235,16 @@ def posterior_means(
 
 def stopping(options: RolloutOptions) -> dict[str, Any]:
   """What `how` says about stopping."""
-  return {
+  how = {
     'k': options.k,
     'stopping': 'first_success' if options.early_stop else 'fixed_k',
     'wave': options.wave if options.early_stop else options.k,
     'stop_after_error': options.stop_after_error,
-    'after_error': options.after_error,
     'unjudged': options.unjudged,
   }
+  if options.stop_after_error:
+    how['after_error'] = options.after_error
+  return how
 
 
 def mc_hard(options: HardOptions) -> Algorithm:

@@ -104,7 +104,7 @@ class _State:
       parent=-1,
       steps=(),
       value=self.value,
-      how='rollouts' if self.tally.n else 'own_answer',
+      how='rollouts' if self.own_answer is None or self.tally.n else 'own_answer',
       n_correct=self.tally.correct,
       n_rollouts=self.tally.n,
       visits=self.visits,

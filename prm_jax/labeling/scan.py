@@ -13,7 +13,9 @@ right ones:
 
 A right solution is labelled 1 throughout without rollouts. A wrong one in which every
 prefix has a success is skipped ('no_zero_step'). The published data hold as many
-right solutions as wrong ones; drawing those is left to whoever trains.
+right solutions as wrong ones; drawing those is left to whoever trains. A problem of
+which no sample counts, and a solution with a prefix of which no rollout does, is
+skipped ('unparsed').
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ def scan(options: ScanOptions) -> Algorithm:
       reasons = ('outcome',) * n
       labels = LabelSet('denoised', (1.0,) * n, how, stop_reason=reasons)
       return Labelled({name: labels}, {name: -1})
-    evidence = yield from roll_out(solution, rollouts)
+    evidence = yield from roll_out(solution, rollouts, whole=True)
     tallies = [t or Tally() for t in evidence.tallies]
     reached = [i for i, t in enumerate(evidence.tallies) if t is not None]
     if any(not tallies[i].n for i in reached):
@@ -138,6 +140,8 @@ def scan(options: ScanOptions) -> Algorithm:
     def one(solution: Trajectory) -> One:
       if reasons[solution.id]:
         return Labelled(skipped=reasons[solution.id])
+      if not tally.n:
+        return Labelled(skipped='unparsed', meta=meta)
       if confidence < options.min_confidence or not tally.correct:
         return Labelled(skipped='low_confidence', meta=meta)
       labelled = yield from solve(solution, confidence)

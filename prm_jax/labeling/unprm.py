@@ -17,7 +17,8 @@ rollouts; in a wrong one every step from the first error on is wrong, and if no 
 fails it is the last.
 
 Choices: the question's rate is that of the first n of the root rollouts that the
-dynamic rule has anyway; a continuation whose log-probability is not known weighs 1.
+dynamic rule has anyway; a continuation whose log-probability is not known weighs 1; a
+solution with a verified step of whose rollouts none counts is skipped ('unparsed').
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from prm_jax.labeling.protocol import (
 from prm_jax.labeling.solutions import (
   One,
   Options,
+  Tally,
   alone,
   at_least,
   one_of,
@@ -147,8 +149,8 @@ def choose(
   return chosen
 
 
-def solve_rate(found: Sequence[Continuation], unjudged: str = 'wrong') -> float:
-  """Perplexity-weighted share of right continuations; 0 if none counts."""
+def solve_rate(found: Sequence[Continuation], unjudged: str = 'wrong') -> float | None:
+  """Perplexity-weighted share of right continuations; None if none counts."""
   weights = [
     1.0 if one.logprob is None else math.exp(one.logprob / max(one.n_tokens, 1))
     for one in found
@@ -156,7 +158,7 @@ def solve_rate(found: Sequence[Continuation], unjudged: str = 'wrong') -> float:
   counted = [one.correct is not None or unjudged == 'wrong' for one in found]
   total = sum(w for w, c in zip(weights, counted) if c)
   good = sum(w for w, one in zip(weights, found) if one.correct)
-  return good / total if total else 0.0
+  return good / total if total else None
 
 
 def n_rollouts(found: Sequence[Continuation], options: UnOptions) -> int:
@@ -177,7 +179,8 @@ def _run(group: Sequence[Trajectory], options: UnOptions) -> Steps:
   skipped = _unfit(group, options)
   if all(skipped):
     return GroupResult([Labelled(skipped=reason) for reason in skipped])
-  k, rate, solved = 0, 0.0, 0
+  k, solved = 0, 0
+  rate: float | None = None
   if any(not s and not outcome(t, options.verdict) for s, t in zip(skipped, group)):
     n = options.rollouts or options.probes
     (found,) = yield [Ask.of(group[0], 0, n)]
@@ -203,9 +206,9 @@ def _run(group: Sequence[Trajectory], options: UnOptions) -> Steps:
   return GroupResult(labelled)
 
 
-def _hopeless(found: Sequence[Continuation], k: int, rate: float) -> str:
+def _hopeless(found: Sequence[Continuation], k: int, rate: float | None) -> str:
   """Why no solution of a question can be labelled; '' if they can."""
-  if rate > 0 and k:
+  if rate and k:
     return ''
   if any(one.correct for one in found):
     return 'few_right'
@@ -266,28 +269,31 @@ def _ids(t: Trajectory) -> list[int]:
   return [i for held in t.tokens for i in held['ids']]
 
 
-def _solve(solution: Trajectory, k: int, rate: float, options: UnOptions) -> One:
+def _solve(solution: Trajectory, k: int, rate: float | None, options: UnOptions) -> One:
   """Labels of one solution; asks `k` continuations of the steps that it verifies."""
   n = solution.n_steps
   name = options.label or NAME
-  tried: dict[int, tuple[int, float]] = {}
+  tried: dict[int, tuple[Tally, float]] = {}
   error = n
   if not outcome(solution, options.verdict):
+    assert rate is not None  # the question was asked for the wrong solutions
     search = _Order(solution, rate, options)
     while (at := search.next()) is not None:
       (found,) = yield [Ask.of(solution, at + 1, k)]
       one = solve_rate(found, options.unjudged)
-      tried[at] = sum(bool(c.correct) for c in found), one
+      if one is None:
+        return Labelled(skipped='unparsed')
+      tried[at] = Tally().add(found, options.unjudged), one
       search.saw(at, one < rate)
     error = search.error
-  counts = [tried.get(t, (None, None))[0] for t in range(n)]
+  tallies = [tried.get(t, (None, None))[0] for t in range(n)]
   held = LabelSet(
     'value',
     tuple(float(t < error) for t in range(n)),
     {'by': NAME, 'hard': True, 'search': options.search},
-    n_correct=tuple(counts),
-    n_rollouts=tuple(None if c is None else k for c in counts),
-    stop_reason=tuple('inferred' if c is None else 'verified' for c in counts),
+    n_correct=tuple(None if t is None else t.correct for t in tallies),
+    n_rollouts=tuple(None if t is None else t.n for t in tallies),
+    stop_reason=tuple('inferred' if t is None else 'verified' for t in tallies),
   )
   rates = {str(t): one for t, (_, one) in sorted(tried.items())}
   first_error = -1 if error == n else error
