@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
   #   the training problems; which ones depends on their ids alone, not on the seed
   data.evaluate = ''  # sets with a known first error, each with a name, read whole
   data.pools = ''  # sets of candidates for best-of-N, each with a name
-  data.label = 'on_track'  # label set that training uses
+  data.label = 'on_track'  # label set that training uses; orm, and td with
+  #   objective.train_unlabeled and no shaping, do with verdicts where no row has it
   data.truth = 'on_track'  # label set that metrics are judged against
   data.checker = 'exact'  # verdict on answers: outcome objectives, best-of-N
   data.weigh_once = False  # a label that several training rows share after the same

@@ -265,6 +265,25 @@ def test_trains_on_a_file_of_records(tmp_path):
   assert counters['train/mine/labels/negative_labels'] == 40
 
 
+def test_verdicts_suffice_where_labels_play_no_part(tmp_path, capsys):
+  rows = [tiny_runs.record(i, labels={}, first_error={}) for i in range(20)]
+  keys = {'data__train': tiny_runs.write_lines(tmp_path / 'mine.jsonl', rows)}
+  work = bare(tmp_path / 'orm', objective__name='orm', report=True, **keys)
+  assert results(work)['counters']['train/rows_used'] == 20
+  assert exports.load_scorer(work / 'scorer')[0].label == ''
+  assert 'objective orm on verdicts;' in (work / 'report.html').read_text()
+
+  td = {**keys, 'objective__name': 'td', 'plan_only': True}
+  bare(tmp_path / 'td', **td, objective__train_unlabeled=True)
+  for reads in ({}, {'train_unlabeled': True, 'shaping': 'cosine'}):
+    more = {f'objective__{k}': v for k, v in reads.items()}
+    tiny = {**tiny_runs.TINY, **BARE}
+    said = tiny_runs.refusal(
+      arguments(tmp_path / 'no', tiny=tiny, **td, **more), capsys
+    )
+    assert "no row has the label set 'on_track'" in said
+
+
 def test_trains_on_a_mixture_with_weights(tmp_path):
   a = tiny_runs.write_lines(
     tmp_path / 'a.jsonl', [tiny_runs.record(i) for i in range(16)]

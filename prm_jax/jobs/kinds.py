@@ -6,6 +6,7 @@ left behind; the run itself (`train.Run`) is the same.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -104,10 +105,12 @@ class ScorerKind:
     self._held: Scorer | None = None
 
   def load(self, cache_dir: epath.Path) -> TrainingData:
-    return training_data.load(
+    data = training_data.load(
       self.config, self.chosen, self.spec.step_format, self.words, cache_dir,
       self.sets.judged(), self.sets.train,
     )  # fmt: skip
+    self.spec = dataclasses.replace(self.spec, label=data.cache.label)
+    return data
 
   def apply(self, **options: Any) -> step.ApplyFn:
     return step.apply_scoring_model(self.model, self.head, **options)

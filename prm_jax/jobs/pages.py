@@ -68,9 +68,13 @@ def _summary(config: Any, spec: ScorerSpec | PolicySpec | None) -> str:
       'predicts others, token by token, is measured here, and how often it is right '
       'by rollouts.'
     )
+  judged = f'scores are judged against {config.data.truth}.'
+  if not spec.objective:
+    return f'What a process reward model was trained on is not recorded; its {judged}'
+  learned = f'label set {spec.label}' if spec.label else 'verdicts'
   return (
-    f'A process reward model was trained with objective {spec.objective} on label '
-    f'set {spec.label}; its scores are judged against {config.data.truth}.'
+    f'A process reward model was trained with objective {spec.objective} on {learned}; '
+    f'its {judged}'
   )
 
 
@@ -88,9 +92,12 @@ def _highlights(config: Any, spec: ScorerSpec | PolicySpec | None) -> dict[str, 
     }
   elif spec is not None:
     n = weights.count(weights.declare(spec.model, spec.head))
-    out = {
+    trained = {
       'objective': spec.objective,
-      'trained on': f'{spec.label} of {config.data.train}',
+      'trained on': f'{spec.label or "verdicts"} of {config.data.train}',
+    }
+    out = {
+      **(trained if spec.objective else {}),
       'reduction': spec.reduction,
       'parameters': f'{n:,}',
       **out,

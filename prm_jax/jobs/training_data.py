@@ -56,11 +56,18 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-  """What training reads of a row, and what a row must have (`token_cache.build`)."""
+  """What training reads of a row, and what a row must have (`token_cache.build`).
+
+  Attributes:
+    label, checker: label set and verdict, '' for none.
+    require: of every row.
+    optional: rows without the label set do; it plays no part in the loss.
+  """
 
   label: str
   checker: str
   require: tuple[str, ...]
+  optional: bool = False
 
 
 def wanted(config: ConfigDict, objective: Objective) -> Wanted:
@@ -79,7 +86,14 @@ def wanted(config: ConfigDict, objective: Objective) -> Wanted:
     return Wanted('', config.data.checker if right else '', ('right',) * right)
   # TD that ends at the last label learns from labels alone.
   if 'outcome' in objective.arrays and config.objective.terminal != 'last_label':
-    return Wanted(config.data.label, config.data.checker, ('outcome',))
+    section = config.objective
+    unread = section.train_unlabeled and section.shaping in (None, 'zero')
+    return Wanted(
+      config.data.label,
+      config.data.checker,
+      ('outcome',),
+      optional=objective.name == 'orm' or bool(unread),
+    )
   return Wanted(config.data.label, '', ('labels',))
 
 
@@ -127,18 +141,20 @@ def load(
   if mixture is None:
     mixture, _ = assemble.training(config)
   mixture = sources.exclude_problems(mixture, judged, config.data.leak)
-  checker = want.checker
+  label, checker = want.label, want.checker
+  if want.optional and not any(label in t.labels for t in mixture.trajectories):
+    label = ''
   if objective.trains_policy and not has_verdicts(mixture.trajectories, checker):
     checker = ''
   cache = token_cache.build(
-    mixture, fmt, tokenizer, want.label, checker, cache_dir, require=want.require
+    mixture, fmt, tokenizer, label, checker, cache_dir, require=want.require
   )
   return TrainingData(
     cache,
     mixture.weights,
-    _some(mixture) if want.label else (),
+    _some(mixture) if label else (),
     {**mixture.counters, **cache.counters},
-    sources.class_balance(mixture, want.label) if want.label else {},
+    sources.class_balance(mixture, label) if label else {},
   )
 
 
