@@ -30,6 +30,7 @@ from prm_jax.formats import importers, label_policy
 from prm_jax.formats.label_policy import ImportOptions
 from prm_jax.records import Trajectory
 from prm_jax.worlds import arithmetic
+from prm_jax.worlds import noise as noises
 from prm_jax.worlds.arithmetic import WorldConfig
 
 RECORDS = 'records'
@@ -195,6 +196,7 @@ def load(
   *,
   dedupe: str = 'across',
   weigh_once: str = '',
+  noise: str = '',
   limit: int = 0,
 ) -> Mixture:
   """Reads all sources.
@@ -210,6 +212,7 @@ def load(
       one stands twice is refused.
     weigh_once: name of a label set whose (prefix, step) pairs carry loss weight once
       over the whole mixture and are context elsewhere; '' leaves weights alone.
+    noise: label set that rows of the embedded world get besides (`worlds.noise`).
     limit: rows kept of each source, its first ones; 0 keeps all.
 
   Raises:
@@ -225,6 +228,8 @@ def load(
       source, options or ImportOptions(), world or WorldConfig(), dedupe == 'refuse'
     )
     held = held[:limit] if limit else held
+    if noise and source.format in WORLDS:
+      held = noises.add(held, noise)
     if not held:
       raise UserError(
         f'data source {source.name!r} ({source.path}) holds no rows; name another file.'
@@ -326,9 +331,10 @@ def exclude_problems(
         counters[f'leak/{name}'] += 1
   if leaked.any() and policy == 'error':
     which = train.trajectories[int(leaked.argmax())]
+    where = ', '.join(name.removeprefix('leak/') for name in counters)
     raise UserError(
-      f'{leaked.sum()} training rows share their problem with {", ".join(counters)}, '
-      f'the first is {which.id}; drop them (data.leak=drop) or judge on other problems.'
+      f'{leaked.sum()} training rows share their problem with {where}, the first is '
+      f'{which.id}; drop them (data.leak=drop) or judge on other problems.'
     )
   rows = np.flatnonzero(~leaked) if policy == 'drop' else np.arange(len(leaked))
   if not len(rows):
@@ -337,6 +343,12 @@ def exclude_problems(
       'judge on other problems.'
     )
   return train.take(rows, counters)
+
+
+def problems(sets: Mapping[str, Iterable[Trajectory]]) -> set[str]:
+  """What `exclude_problems` knows the problems of these sets by."""
+  normal: dict[str, str] = {}
+  return set().union(*(_problems(rows, normal) for rows in sets.values()))
 
 
 def _problems(rows: Iterable[Trajectory], normal: dict[str, str]) -> set[str]:

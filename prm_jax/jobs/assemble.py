@@ -253,7 +253,12 @@ def optimizer(config: ConfigDict) -> OptimizerConfig:
 
 
 def load(
-  config: ConfigDict, text: str, *, dedupe: str = 'across', weigh_once: str = ''
+  config: ConfigDict,
+  text: str,
+  *,
+  dedupe: str = 'across',
+  weigh_once: str = '',
+  noise: str = '',
 ) -> Mixture:
   """Rows of the sources that `text` names, at most `data.limit` of each; see
   `sources.load`."""
@@ -263,6 +268,7 @@ def load(
     world(config),
     dedupe=dedupe,
     weigh_once=weigh_once,
+    noise=noise,
     limit=config.data.limit,
   )
 
@@ -279,10 +285,12 @@ def training(config: ConfigDict) -> tuple[Mixture, Mixture | None]:
       f'data.validation_share={share:g} and data.validation='
       f'{config.data.validation!r} both say what validation is; leave one out.'
     )
+  label = config.data.label
   mixture = load(
     config,
     config.data.train,
-    weigh_once=config.data.label if config.data.weigh_once else '',
+    weigh_once=label if config.data.weigh_once else '',
+    noise=label if '@' in label else '',
   )
   return sources.hold_out(mixture, share, seed=0) if share else (mixture, None)
 

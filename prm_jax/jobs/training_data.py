@@ -125,11 +125,8 @@ def load(
     UserError: nothing usable is left.
   """
   want = wanted(config, objective)
-  if mixture is None and _is_world(config):
-    # The embedded world keeps the problems of its splits apart, and its arrays
-    # are made without a record for each of several 100,000 rows.
-    world = assemble.world(config)
-    n = min(filter(None, (world.n_train, config.data.limit)))
+  if mixture is None and _is_plain_world(config, judged):
+    world, n = assemble.world(config), _n_of_world(config)
     arrays = arithmetic.train_arrays(world, 0, n, exact=_is_exact(config))
     rows = columns.of_world(world, arrays, want.label, want.checker)
     cache = token_cache.build_columns(
@@ -169,17 +166,33 @@ def examples(
   mixture: Mixture | None = None,
 ) -> Sequence[Trajectory]:
   """`TrainingData.examples` of a config alone; arguments as for `load`."""
-  if mixture is None and _is_world(config):
+  if mixture is None and _is_plain_world(config, judged):
     return _of_world(config)
   if mixture is None:
     mixture, _ = assemble.training(config)
   return _some(sources.exclude_problems(mixture, judged, config.data.leak))
 
 
-def _is_world(config: ConfigDict) -> bool:
-  """Whether the embedded world alone is trained on."""
-  parsed = sources.parse(config.data.train)
-  return len(parsed) == 1 and parsed[0].format in sources.WORLDS
+def _is_plain_world(
+  config: ConfigDict, judged: Mapping[str, Sequence[Trajectory]]
+) -> bool:
+  """Whether the embedded world's split train is trained on alone and as it is: every
+  row and label counts once, and nothing is judged on its problems.
+
+  Then its arrays do, without a record for each of several 100,000 rows.
+  """
+  first, *others = sources.parse(config.data.train)
+  whole = first.weight == 1 and not others and not config.data.weigh_once
+  if not whole or first.format not in sources.WORLDS or first.path != 'train':
+    return False
+  mine = arithmetic.train_problem_ids(assemble.world(config), _n_of_world(config))
+  return mine.isdisjoint(sources.problems(judged))
+
+
+def _n_of_world(config: ConfigDict, *most: int) -> int:
+  """Rows of the embedded world that are read, no more than any of `most`."""
+  n_train = assemble.world(config).n_train
+  return min(filter(None, (n_train, config.data.limit, *most)))
 
 
 def _is_exact(config: ConfigDict) -> bool:
@@ -187,8 +200,7 @@ def _is_exact(config: ConfigDict) -> bool:
 
 
 def _of_world(config: ConfigDict) -> Sequence[Trajectory]:
-  world = assemble.world(config)
-  n = min(filter(None, (world.n_train, config.data.limit, N_EXAMPLES)))
+  world, n = assemble.world(config), _n_of_world(config, N_EXAMPLES)
   rows = arithmetic.split(world, 'train', n, exact=_is_exact(config))
   return noise.add(rows, config.data.label) if '@' in config.data.label else rows
 

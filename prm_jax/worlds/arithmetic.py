@@ -45,6 +45,7 @@ __all__ = [
   'split',
   'to_trajectories',
   'train_arrays',
+  'train_problem_ids',
 ]
 
 
@@ -243,6 +244,14 @@ def problem_records(config: WorldConfig, name: str, n: int) -> list[Trajectory]:
     )
     for i, (question, gold) in enumerate(zip(questions, golds, strict=True))
   ]
+
+
+def train_problem_ids(config: WorldConfig, n: int) -> set[str]:
+  """`problem_id` of the first n rows of split train, without making the rows."""
+  count = -(-n // config.solutions_per_problem)
+  asked = problems_lib.problems(config, 'train', 0, count)
+  questions = _texts(*problems_lib.question_bytes(config, asked))
+  return {make_problem_id(question) for question in questions}
 
 
 def row_texts(rows: WorldArrays) -> tuple[list[str], list[list[str]]]:
