@@ -1,4 +1,4 @@
-"""Units of answers: what is struck out, and what is in doubt."""
+"""Units and commas of answers: what is struck out or grouped, and what is in doubt."""
 
 import time
 
@@ -99,6 +99,39 @@ DOUBTFUL = [
   + [(*pair, None) for pair in DOUBTFUL],
 )
 def test_units_are_struck_out_only_where_they_are_units(checker, answer, gold, value):
+  for pair in ((answer, gold), (gold, answer)):
+    assert checker.compare_many([pair])[0].value is value
+
+
+@pytest.mark.parametrize(
+  ('answer', 'gold', 'value'),
+  [
+    ('1,200', '1200', True),
+    (r'10,\!000', '10,000', True),
+    (r'111, \! 111, \! 111', '111111111', True),
+    ('1{,}008{,}016', '1008016', True),
+    ('x = 1,200', '1200', True),
+    # A list has no order, and its blanks or degrees separate.
+    ('120, 240', '240, 120', True),
+    (r'60^\circ, 120^\circ', '120, 60', True),
+    (r'10,\!000, 20,\!000', '20000, 10000', True),
+    (r'60^\circ, 120^\circ', '60120', False),
+    (r'60^\circ,120^\circ', '60120', False),
+    (r'45^\circ, 135^\circ, 225^\circ, 315^\circ', '45135225315', False),
+    ('$1$,$200$', '1200', False),
+    ('1, 200', '1201', False),
+    # Either.
+    ('1, 200', '1200', None),
+    ('3, 100', '3100', None),
+    ('200,100', '100, 200', None),
+    ('81,256', '81, 256', None),
+    ('200,100', r'\{100, 200\}', None),
+    ('1,000, 2,000', '2000, 1000', None),
+    ('$120$ $240$', '120240', None),
+    (r'120^\circ 240^\circ', '120240', None),
+  ],
+)
+def test_commas_group_digits_or_separate_numbers(checker, answer, gold, value):
   for pair in ((answer, gold), (gold, answer)):
     assert checker.compare_many([pair])[0].value is value
 

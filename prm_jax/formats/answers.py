@@ -123,9 +123,11 @@ def extract(text: str, policies: Sequence[str] = ('boxed',)) -> Answer | None:
   return None
 
 
+# \! takes blanks away: 10,\!000 is a number, and 10, 000 a list.
+_CLOSING = re.compile(r'\s*\\!\s*')
 _DEGREE = re.compile(r'\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°')
 _DELETED = re.compile(
-  r'\\left|\\right|\\!|\\,|\\;|\\:|\\ |\\quad|~|\\displaystyle|\\\(|\\\)|\\\[|\\\]'
+  r'\\left|\\right|\\,|\\;|\\:|\\ |\\quad|~|\\displaystyle|\\\(|\\\)|\\\[|\\\]'
   rf'|\\\$|\\%|[$%]|{_DEGREE.pattern}'
 )
 _TEXT = re.compile(
@@ -133,8 +135,10 @@ _TEXT = re.compile(
 )
 _LEFT_SIDE = re.compile(r'^\\?[A-Za-z](?:\([a-z]\))?=(?=.)')
 _MIXED = re.compile(r'(-?\d+)\s+(\d+)/(\d+)')
-_GROUPS = re.compile(r'-?\d{1,3}(?:\s+\d{3})+(?:\.\d*)?')
+# Of one blank: a deleted sign leaves another, as in $120$ $240$, two numbers.
+_GROUPS = re.compile(r'-?\d{1,3}(?:\s\d{3})+(?:\.\d*)?')
 _GROUPED = re.compile(r'-?\d{1,3}(?:,\d{3})+(?:\.\d*)?')
+_LIST = re.compile(r'\s,|,\s')
 _BASE = re.compile(r'([0-9A-Za-z]+)_\{?(\d+)\}?')
 _LETTERS = re.compile(r'[A-Za-z]+')
 _COMMAND = re.compile(r'\\[A-Za-z]+')
@@ -146,9 +150,9 @@ def normalise(answer: str) -> str:
   r"""One notation for answers that differ only in notation.
 
   Removed: white space (but between numbers), dollar and percent signs, degrees, sizing
-  and spacing commands, a final full stop, thousands commas, a trailing unit
-  after a number (see `answer_units`), 'x =' before the rest, the parentheses of a
-  choice (C).
+  and spacing commands, a final full stop, thousands commas (one beside a blank parts a
+  list), a trailing unit after a number (see `answer_units`), 'x =' before the rest, the
+  parentheses of a choice (C).
   \dfrac and \tfrac become \frac, \text{a} becomes a, x^{2} becomes x^2, the mixed
   number 7 3/4 becomes 7\frac{3}{4}.
 
@@ -157,9 +161,10 @@ def normalise(answer: str) -> str:
   """
   s = answer_units.strike(_plain(answer))[0]
   s = _TEXT.sub(r'\1', s)
+  is_list = _LIST.search(s)
   s = _closed_up(s)
   s = _LEFT_SIDE.sub('', s)
-  if _GROUPED.fullmatch(s):
+  if not is_list and _GROUPED.fullmatch(s):
     s = s.replace(',', '')
   s = re.sub(r'\\frac(\d)(\d)', r'\\frac{\1}{\2}', s)
   s = re.sub(r'\\frac(\d)\{', r'\\frac{\1}{', s)
@@ -174,7 +179,7 @@ def _plain(answer: str) -> str:
   s = answer.strip()
   s = s.replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('−', '-')
   s = s.replace('{,}', ',')
-  s = answer_units.PI.sub(r'\\pi', s)
+  s = answer_units.PI.sub(r'\\pi', _CLOSING.sub('', s))
   return _DELETED.sub(' ', s).strip().rstrip('.').strip()
 
 
