@@ -129,7 +129,8 @@ NOT_JUDGED = [
   ('x > 2', r'(2, \infty)', 'neither shown to be equal nor different'),
   (r'\{1, 2\}', '(1, 2)', 'called equal, but different kinds of object'),
   ('1, 2', 'x = 1, y = 2', 'called equal, but different kinds of object'),
-  ('5 cm', '5 m', 'units differ'),
+  ('5 cm', '5 km', 'units differ'),
+  ('5 cm', '5 m', 'letters that may be a unit'),
   ('ba', 'ab', 'words that resemble each other'),
   (r'\frac{6:45}{1}', '2/15', 'a time or a ratio'),
   # and these different, though they are or may be equal.

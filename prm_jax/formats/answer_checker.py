@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from prm_jax.errors import UserError
-from prm_jax.formats import answers
+from prm_jax.formats import answer_units, answers
 from prm_jax.formats.answers import Answer
 from prm_jax.records import Trajectory, Verdict
 
@@ -47,10 +47,15 @@ LIMITS = {
 }
 
 _COMMAND = re.compile(r'\\(?:begin|end)\{[a-z*]+\}|\\[A-Za-z]+')
-_TRAILING_TEXT = re.compile(
-  r'(?<=[\w})\]])(?:\\[ ,;!]|\s|~)*\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?\d\}?)?\s*$'
-)
 _CONNECTIVE = re.compile(r'\\(?:text|mathrm|mbox)\{\s*(?:or|and|,)\s*\}')
+# The parser drops \mathrm{i}.
+_LETTER = re.compile(r'\\(?:text|mathrm|mbox)\{\s*([A-Za-z]{1,2})\s*\}')
+_ORDINAL = re.compile(
+  r'\d\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*)?(?:st|nd|rd|th)(?![A-Za-z])'
+)
+_MARKED_COMMA = re.compile(r'(?<=\d)(?:\s*,\s*\\!\s*|\{,\})(?=\d{3})')
+_GROUPED = re.compile(r'-?\d{1,3}(?:,\d{3})+')
+_SPACED = re.compile(r'-?\d{1,3}(?:,\s+\d{3})+')
 _DOLLARS = re.compile(r'\\[()\[\]%]|(?<!\\)[$%]|\\\$')
 _TRIGONOMETRY = re.compile(r'(?:sin|cos|tan|cot|sec|csc)(?![a-z])')
 _UNBRACKETED = re.compile(
@@ -61,8 +66,13 @@ _UNBRACKETED = re.compile(
 
 def formula(answer: str) -> str:
   """An answer as the symbolic checker reads it: no dollar signs, no unit at the end."""
-  s = _DOLLARS.sub(' ', answer).strip().rstrip('.')
-  return _CONNECTIVE.sub(r' , ', _TRAILING_TEXT.sub('', s))
+  s = answer_units.strike_text(_without_signs(answer))[0]
+  s = _LETTER.sub(r' \1 ', _CONNECTIVE.sub(r' , ', s))
+  return answer_units.PI.sub(r'\\pi ', _MARKED_COMMA.sub('', s))
+
+
+def _without_signs(answer: str) -> str:
+  return _DOLLARS.sub(' ', answer).strip().rstrip('.')
 
 
 def obstacle(answer: str) -> str:
@@ -79,6 +89,38 @@ def obstacle(answer: str) -> str:
     return 'numbers with only a blank between them'
   if re.search(r'[A-Za-z]{3,}', _COMMAND.sub(' ', formula(answer))):
     return 'words beside a formula'  # products of letters
+  if _ORDINAL.search(answer):
+    return 'an ordinal number'  # 12^{th} would be a power
+  if re.search(r'\d\s*x\s*\d', answer):
+    return 'an unknown that may be a times sign'
+  if re.search(r',\s', answer) and _has_groups(answer):
+    return 'commas that group digits in a list'  # 1,000, 20 would be 1, 0, 20
+  return ''
+
+
+def _has_groups(answer: str) -> bool:
+  """Whether a comma stands between digits as in 1,000, and not as in (1,000)."""
+  return any(
+    answer[m.start() - 1 : m.start()] not in ('(', '[')
+    or answer[m.end() : m.end() + 1] not in (')', ']')
+    for m in re.finditer(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.])', answer)
+  )
+
+
+def obstacle_of_pair(answer: str, gold: str) -> str:
+  """Why two formulas must not be compared, though each can be read, or ''."""
+  unit, other = (answer_units.strike_text(_without_signs(s))[1] for s in (answer, gold))
+  if unit and other and unit != other:
+    return 'units differ'
+  a, g = formula(answer), formula(gold)
+  if answer_units.may_be_units(a, g):
+    return 'letters that may be a unit'
+  for one, two in ((a, g), (g, a)):
+    number = answers.rational(two)
+    if _GROUPED.fullmatch(one) and number is None and ',' in two:
+      return 'commas that may group digits'
+    if _SPACED.fullmatch(one) and number == int(re.sub(r',\s+', '', one)):
+      return 'commas that may group digits'
   return ''
 
 
@@ -189,7 +231,7 @@ class Checker:
         if pair not in self._known:
           verdict = answers.compare(*pair)
           if self.symbolic and verdict.reason == answers.UNDECIDED:
-            reason = obstacle(pair[0]) or obstacle(pair[1])
+            reason = obstacle(pair[0]) or obstacle(pair[1]) or obstacle_of_pair(*pair)
             if not reason:
               undecided[pair] = None
               continue

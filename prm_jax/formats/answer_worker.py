@@ -33,9 +33,16 @@ POINTS = 3
 
 def read(text: str) -> Any:
   """The formula of an answer as a sympy object; None if it cannot be read."""
+  from latex2sympy2_extended import NormalizationConfig
   from math_verify import LatexExtractionConfig, parse
 
-  config = [LatexExtractionConfig(boxed_match_priority=0)]
+  # Its units are any letters at the end: 2 - 3t would be -1.
+  notation = NormalizationConfig(
+    units=False, malformed_operators=True, nits=True, boxed='all'
+  )
+  config = [
+    LatexExtractionConfig(boxed_match_priority=0, normalization_config=notation)
+  ]
   found = parse(
     f'\\boxed{{{text}}}', config, fallback_mode='no_fallback', parsing_timeout=None
   )

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from prm_jax.errors import UserError
+from prm_jax.formats import answer_units
 from prm_jax.records import Trajectory, Verdict
 
 MAX_LENGTH = 1000
@@ -122,18 +123,22 @@ def extract(text: str, policies: Sequence[str] = ('boxed',)) -> Answer | None:
   return None
 
 
+# \! takes blanks away: 10,\!000 is a number, and 10, 000 a list.
+_CLOSING = re.compile(r'\s*\\!\s*')
+_DEGREE = re.compile(r'\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°')
 _DELETED = re.compile(
-  r'\\left|\\right|\\!|\\,|\\;|\\:|\\ |\\quad|~|\\displaystyle|\\\(|\\\)|\\\[|\\\]'
-  r'|\\\$|\\%|[$%]|\^\s*\{?\s*\\circ\s*\}?|\\degree|°'
+  r'\\left|\\right|\\,|\\;|\\:|\\ |\\quad|~|\\displaystyle|\\\(|\\\)|\\\[|\\\]'
+  rf'|\\\$|\\%|[$%]|{_DEGREE.pattern}'
 )
 _TEXT = re.compile(
   r'\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}'
 )
-_UNIT = re.compile(r'(?<=[\d}])(?:\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?\d\}?)?)$')
-_WORDS = re.compile(r'^(-?[\d.,/]+(?:\s+\d+/\d+)?)\s+[A-Za-z][A-Za-z .]*$')
 _LEFT_SIDE = re.compile(r'^\\?[A-Za-z](?:\([a-z]\))?=(?=.)')
 _MIXED = re.compile(r'(-?\d+)\s+(\d+)/(\d+)')
-_GROUPS = re.compile(r'-?\d{1,3}(?:\s+\d{3})+(?:\.\d*)?')
+# Of one blank: a deleted sign leaves another, as in $120$ $240$, two numbers.
+_GROUPS = re.compile(r'-?\d{1,3}(?:\s\d{3})+(?:\.\d*)?')
+_GROUPED = re.compile(r'-?\d{1,3}(?:,\d{3})+(?:\.\d*)?')
+_LIST = re.compile(r'\s,|,\s')
 _BASE = re.compile(r'([0-9A-Za-z]+)_\{?(\d+)\}?')
 _LETTERS = re.compile(r'[A-Za-z]+')
 _COMMAND = re.compile(r'\\[A-Za-z]+')
@@ -145,19 +150,21 @@ def normalise(answer: str) -> str:
   r"""One notation for answers that differ only in notation.
 
   Removed: white space (but between numbers), dollar and percent signs, degrees, sizing
-  and spacing commands, a final full stop, thousands commas, a trailing unit in \text{}
-  or in words after a number, 'x =' before the rest, the parentheses of a choice (C).
+  and spacing commands, a final full stop, thousands commas (one beside a blank parts a
+  list), a trailing unit after a number (see `answer_units`), 'x =' before the rest, the
+  parentheses of a choice (C).
   \dfrac and \tfrac become \frac, \text{a} becomes a, x^{2} becomes x^2, the mixed
   number 7 3/4 becomes 7\frac{3}{4}.
 
   >>> normalise(r'$\dfrac12$'), normalise('1,234 dollars'), normalise(r'x = 5\%')
   ('\\frac{1}{2}', '1234', '5')
   """
-  s = _without_unit(_plain(answer))[0]
+  s = answer_units.strike(_plain(answer))[0]
   s = _TEXT.sub(r'\1', s)
+  is_list = _LIST.search(s)
   s = _closed_up(s)
   s = _LEFT_SIDE.sub('', s)
-  if re.fullmatch(r'-?\d{1,3}(?:,\d{3})+(?:\.\d*)?', s):
+  if not is_list and _GROUPED.fullmatch(s):
     s = s.replace(',', '')
   s = re.sub(r'\\frac(\d)(\d)', r'\\frac{\1}{\2}', s)
   s = re.sub(r'\\frac(\d)\{', r'\\frac{\1}{', s)
@@ -172,20 +179,8 @@ def _plain(answer: str) -> str:
   s = answer.strip()
   s = s.replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('−', '-')
   s = s.replace('{,}', ',')
+  s = answer_units.PI.sub(r'\\pi', _CLOSING.sub('', s))
   return _DELETED.sub(' ', s).strip().rstrip('.').strip()
-
-
-def _without_unit(s: str) -> tuple[str, str]:
-  """(the rest, letters of a unit that follows a number, '' if it has no name)."""
-  bare = ''.join(s.split())
-  unit = _UNIT.search(bare)
-  if unit:
-    s = bare[: unit.start()]
-  words = _WORDS.match(s)
-  found = (unit.group() if unit else '') + (s[words.end(1) :] if words else '')
-  found = re.sub(r'\\(?:text|mathrm|mbox)', '', found)
-  found = re.sub(r'[\W\d_]|square|cubic|units?', '', found.casefold())
-  return words.group(1) if words else s, found
 
 
 def _closed_up(s: str) -> str:
@@ -260,7 +255,8 @@ def compare(answer: str, gold: str) -> Verdict:
     reason = _doubt(answer, gold)
     return Verdict(None if reason else True, 'string' if a == b else 'rational', reason)
   if x is not None and y is not None:
-    return Verdict(False, 'rational')
+    reason = _other_units(answer, gold)
+    return Verdict(None if reason else False, 'rational', reason)
   if (base := _BASE.fullmatch(a)) and (other := _BASE.fullmatch(b)):
     if base[2] == other[2]:
       return Verdict(False, 'base')
@@ -274,13 +270,30 @@ def _doubt(answer: str, gold: str) -> str:
   """Why answers that look equal once normalised may still differ, or ''."""
   if answer == gold:
     return ''
-  unit, other = (_without_unit(_plain(s))[1].removesuffix('s') for s in (answer, gold))
-  if unit and other and unit != other:
-    return 'units differ'
+  if reason := _other_units(answer, gold):
+    return reason
   left, right = (_LEFT_SIDE.match(''.join(_plain(s).split())) for s in (answer, gold))
   sides = {m.group() for m in (left, right) if m}
   # The lines x = 3 and y = 3; but f(x) = may stand for y =.
   return 'different unknowns' if len(sides) == 2 and '(' not in ''.join(sides) else ''
+
+
+def _other_units(answer: str, gold: str) -> str:
+  """Why values with units are not judged, as 2 hours and 120 minutes, or ''."""
+  units = [answer_units.strike(_plain(s))[1] for s in (answer, gold)]
+  if not all(units):
+    # A sign goes with most words ($5 per hour), but not with what another one means.
+    units = [u or _sign(s) for u, s in zip(units, (answer, gold))]
+    if not all(u in ('dollar', 'cent', 'percent', 'degree') for u in units):
+      return ''
+  return 'units differ' if units[0] != units[1] else ''
+
+
+def _sign(answer: str) -> str:
+  """The unit that a sign states, or ''."""
+  if answer.count('$') % 2:  # those around a formula come in pairs
+    return 'dollar'
+  return 'percent' if '%' in answer else 'degree' if _DEGREE.search(answer) else ''
 
 
 def _is_word(answer: str, normal: str) -> bool:
