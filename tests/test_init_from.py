@@ -67,6 +67,7 @@ def test_layout_does_not_matter(how, policy, tmp_path):
     np.testing.assert_allclose(b[name], weight, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_scorer_starts_from_a_scorer(policy, tmp_path):
   assert run(argv(tmp_path / 'a', policy)) == 0
   assert run(argv(tmp_path / 'b', tmp_path / 'a' / 'scorer', seed=1)) == 0

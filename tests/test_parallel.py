@@ -99,6 +99,7 @@ def test_mesh_is_one_device(one_device, sizes):
   assert_same(one_device, result)
 
 
+@pytest.mark.slow  # a run with pmap is a default test: test_jobs_train.py
 def test_pmap_is_one_device(one_device):
   step = make_step(axis_name=mapper.PMAP_AXIS)
   mapped = mapper.pmap_mapper(step)

@@ -140,6 +140,7 @@ def test_any_file_of_solutions(tmp_path):
   assert held['counters']['train/rows_used_without_verdict'] == n[0]
 
 
+@pytest.mark.slow
 def test_two_sources_and_accumulation(tmp_path):
   rows = [tiny_runs.record(i) for i in range(20)]
   path = tiny_runs.write_lines(tmp_path / 'rows.jsonl', rows)
