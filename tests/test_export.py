@@ -212,7 +212,7 @@ def test_a_model_is_not_written_over_itself(tmp_path, capsys):
 
 
 def test_export_job(tmp_path, capsys):
-  from tiny_runs import run, tool
+  from tiny_runs import refusal, run, tool
 
   spec = export_cases.scorer('qwen3', 'linear2')
   params = export_cases.random(spec.model, spec.head)
@@ -221,8 +221,17 @@ def test_export_job(tmp_path, capsys):
   assert run(tool('export', input=str(tmp_path / 'work'), output=str(out))) == 0
   same(back(out)[1], params)
   policy = export_cases.policy('llama')
-  params = export_cases.random(policy.model, lm.HEAD)
-  exports.save_policy(tmp_path / 'policy', policy, params, BYTES)
+  other = export_cases.random(policy.model, lm.HEAD)
+  exports.save_policy(tmp_path / 'policy', policy, other, BYTES)
+  said = refusal(
+    tool('export', input=str(tmp_path / 'policy'), output=str(out)), capsys
+  )
+  assert f'{out}: holds the export of another model' in said
+  same(back(out)[1], params)
+  keys = {'input': str(tmp_path / 'work'), 'export_dtype': 'bfloat16'}
+  assert run(tool('export', output=str(out), **keys)) == 0  # the same in another dtype
+  assert checkpoints.open_checkpoint(out).config['torch_dtype'] == 'bfloat16'
+  params, out = other, tmp_path / 'out of the policy'
   assert run(tool('export', input=str(tmp_path / 'policy'), output=str(out))) == 0
   same(back(out)[1], params)
   assert weights.count(weights.declare(policy.model, lm.HEAD)) > 0

@@ -30,7 +30,14 @@ from prm_jax import jsonl, specs, tensors
 from prm_jax.errors import UserError
 from prm_jax.exports import SPEC
 from prm_jax.formats.tokenizers import Tokenizer
-from prm_jax.interop import architectures, byte_tokenizer, card, config_keys, names
+from prm_jax.interop import (
+  architectures,
+  byte_tokenizer,
+  card,
+  checkpoints,
+  config_keys,
+  names,
+)
 from prm_jax.interop.checkpoints import ABOUT, CONFIG, INDEX, WEIGHTS
 from prm_jax.interop.loading import check_vocabulary
 from prm_jax.models import lm, weights
@@ -59,7 +66,8 @@ def save(
   """Writes the folder; of several processes all must call it, the first one writes.
 
   Args:
-    directory: the folder; files of an earlier export in it are replaced.
+    directory: the folder; files of an earlier export of the same model in it, of any
+      dtype and layout, are replaced.
     spec: what is exported.
     params: its parameters, sharded in any way, on devices or on the host.
     tokenizer: its tokenizer.
@@ -76,8 +84,8 @@ def save(
     The model hash of the parameters.
 
   Raises:
-    UserError: no public layout holds this model, the folder holds other files of the
-      names that are written, or the place cannot be written.
+    UserError: no public layout holds this model, the folder holds another model or
+      other files of the names that are written, or the place cannot be written.
   """
   if dtype and dtype not in specs.DTYPES:
     raise UserError(f'export_dtype={dtype!r}: use one of {", ".join(specs.DTYPES)}.')
@@ -92,6 +100,7 @@ def save(
   config = _config(spec, head, tokenizer, layout, family, max_positions)
   _check_place(folder)
   digest = tensors.model_hash(params)
+  _check_model(folder, digest)
   leads = jax.process_index() == 0
   if leads:
     # Until config.json is there again, the folder is no checkpoint.
@@ -208,6 +217,16 @@ def _check_place(folder: epath.Path) -> None:
     raise UserError(
       f'{folder}: holds a {found} that no export has written; give an empty or a new '
       'folder.'
+    )
+
+
+def _check_model(folder: epath.Path, digest: str) -> None:
+  """Refuses the export of another model; one that was cut off is written again."""
+  about = checkpoints.read_about(folder)
+  if about is not None and about['model_hash'] != digest:
+    raise UserError(
+      f'{folder}: holds the export of another model ({about["model_hash"][:12]}, this '
+      f'one is {digest[:12]}); give another folder, or remove it.'
     )
 
 

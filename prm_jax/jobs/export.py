@@ -20,7 +20,7 @@ def run(command: Command) -> None:
 
   Raises:
     UserError: a key is missing, no model is there, the layout cannot hold it, or it
-      would be written over itself.
+      would be written over itself or over another.
   """
   config = command.config
   if not config.input or not config.output:
