@@ -49,6 +49,20 @@ LOCK_SECONDS = 10.0  # a shard waits so long for another one's start
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
+def check_new(path: str | os.PathLike[str], key: str = '--config.output') -> None:
+  """Refuses a file to be written where one is: no job knows what it was to others.
+
+  Args:
+    path: of what would be written.
+    key: what on the command line names it.
+
+  Raises:
+    UserError: something is there.
+  """
+  if epath.Path(path).exists():
+    raise UserError(f'{path}: is there already; give another {key}, or remove it.')
+
+
 class Workdir:
   """The folder of one run; make it with `open_workdir`.
 

@@ -209,6 +209,24 @@ def test_the_job_compares_two_runs(runs, tmp_path, capsys):
   assert (tmp_path / 'ab.html').read_text().count('"disagreement":"') == 120
 
 
+def test_only_its_own_files_are_written_over(runs, tmp_path, capsys):
+  out = tmp_path / 'ab.json'
+  assert run(compared(runs['good'], runs['bad'], out)) == 0
+  held = out.read_bytes()
+  assert run(compared(runs['good'], runs['bad'], out)) == 0
+  said = refusal(compared(runs['bad'], runs['good'], out), capsys)
+  assert f'{out}: is there already; give another --config.output' in said
+  assert out.read_bytes() == held
+  results = runs['good'] / 'results.json'
+  held = results.read_bytes()
+  refusal(compared(runs['good'], runs['bad'], results), capsys)
+  assert results.read_bytes() == held
+  (tmp_path / 'README.md').write_text('by hand')
+  said = refusal(compared(runs['good'], runs['bad'], tmp_path / 'README.json'), capsys)
+  assert 'README.md: is there already' in said
+  assert not (tmp_path / 'README.json').exists()
+
+
 def test_runs_without_replicates_are_measured_again_to_the_same_numbers(runs, tmp_path):
   kept, bare = tmp_path / 'kept.json', tmp_path / 'bare.json'
   more = {

@@ -262,6 +262,18 @@ def test_tokenizer_refuses(rows, tmp_path, capsys):
   assert '10' in said and not out.exists()
 
 
+@pytest.mark.parametrize('job', ['convert', 'tokenizer'])
+def test_a_file_that_is_there_is_not_written_over(job, rows, tmp_path, capsys):
+  out = tmp_path / ('out.jsonl' if job == 'convert' else 'tokenizer.json')
+  assert run(tool(job, input=rows, output=out, vocab_size=262)) == 0
+  held = out.read_bytes()
+  source = out if job == 'convert' else rows
+  keys = {'input': source, 'output': out, 'data__limit': 1, 'vocab_size': 300}
+  said = refusal(tool(job, **keys), capsys)
+  assert f'{out}: is there already; give another --config.output, or remove' in said
+  assert out.read_bytes() == held
+
+
 @pytest.mark.slow
 def test_study_of_two_methods_and_two_seeds(tmp_path, capsys):
   """Finished runs are read, a broken one is named, the table is written."""

@@ -5,6 +5,7 @@ import json
 import pytest
 import view_example
 from test_report import embedded, read
+from tiny_runs import refusal, tool
 
 from prm_jax import jsonl
 from prm_jax.errors import UserError
@@ -29,6 +30,7 @@ def row(k, **changes):
 def view(tmp_path, capsys, **keys):
   """Exit code, the page's data (None without a page), and what was said."""
   out = tmp_path / 'view.html'
+  out.unlink(missing_ok=True)
   given = [f'--config.{k.replace("__", ".")}={v}' for k, v in keys.items()]
   code = main(
     ['prm_jax', '--config=configs/view.py', f'--config.output={out}', *given,
@@ -61,6 +63,16 @@ def test_every_row_of_every_file_is_shown(tmp_path, capsys):
   both = f'{tmp_path}/a.jsonl,{tmp_path}/b.jsonl'
   _, data, _ = view(tmp_path, capsys, input=both)
   assert [s['id'] for s in data['samples']] == ['t0', 't1', 't1 (2)', 't2']
+
+
+def test_a_page_is_not_written_over_another_file(tmp_path, capsys):
+  out = tmp_path / 'report.html'
+  out.write_text('of a run')
+  file = tmp_path / 'scored.jsonl'
+  jsonl.write_json_lines(file, [row(0)])
+  said = refusal(tool('view', input=file, output=out), capsys)
+  assert f'{out}: is there already; give another --config.output' in said
+  assert out.read_text() == 'of a run'
 
 
 def test_what_view_needs_is_said(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import glob
@@ -9,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from prm_jax import files, jsonl, writer
@@ -20,6 +22,8 @@ from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.measure import VALIDATION
 from prm_jax.jobs.saved_runs import Run, load, measure
 
+ENDINGS = ('.json', '.md', '.html', '.samples.jsonl.gz')
+
 
 def run(command: Command) -> None:
   """Compares the runs `a` with the runs `b` and writes `output`, a .json file, and
@@ -27,7 +31,8 @@ def run(command: Command) -> None:
   (.samples.jsonl.gz).
 
   Raises:
-    UserError: nothing to compare, runs on different rows, or an unreadable run.
+    UserError: nothing to compare, runs on different rows, an unreadable run, or
+      files there that another command has written.
   """
   config = command.config
   if not (config.a and config.b and config.output.endswith('.json')):
@@ -35,6 +40,7 @@ def run(command: Command) -> None:
       'compare needs --config.a=RUN[,RUN...], --config.b=RUN[,RUN...] and '
       '--config.output=FILE.json.'
     )
+  _check_place(command)
   a, b = (_runs(text, key) for text, key in ((config.a, 'a'), (config.b, 'b')))
   counters = {'runs_a': len(a), 'runs_b': len(b)}
   held = [*a, *b]
@@ -50,6 +56,21 @@ def run(command: Command) -> None:
   )
   names = [[r.name for r in side] for side in (a, b)]
   _write(command, found, names, counters, held)
+
+
+def _check_place(command: Command) -> None:
+  """Refuses to write over anything but what the very same command wrote before."""
+  output = epath.Path(command.config.output)
+  held = None
+  if output.is_file():
+    with contextlib.suppress(UserError):
+      held = jsonl.parse_json(jsonl.read_bytes(output), str(output))
+  about = held.get('provenance') if isinstance(held, dict) else None
+  if isinstance(about, dict) and about.get('command') == command.line:
+    return
+  stem = str(output).removesuffix('.json')
+  for ending in ENDINGS:
+    files.check_new(f'{stem}{ending}')
 
 
 def _kept(patterns: str) -> Callable[[str], bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prm_jax import records, writer
+from prm_jax import files, records, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.formats import exporters, importers
@@ -14,13 +14,15 @@ def run(command: Command) -> None:
   """Reads `input`, writes `output` as records or in the format `export`.
 
   Raises:
-    UserError: no input or output, or a row that the export format cannot hold.
+    UserError: no input or output, the output is there already, or a row that the
+      export format cannot hold.
   """
   config = command.config
   if not config.input or not config.output:
     raise UserError(
       'convert needs --config.input=PATH:FORMAT and --config.output=FILE.jsonl.gz.'
     )
+  files.check_new(config.output)
   mixture = assemble.load(config, config.input)
   for name, balance in sources.class_balance(mixture, config.data.label).items():
     counters = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prm_jax import writer
+from prm_jax import files, writer
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
 from prm_jax.jobs import assemble
@@ -13,7 +13,8 @@ def run(command: Command) -> None:
   """Trains on questions and steps of `input` and writes `output` (tokenizer.json).
 
   Raises:
-    UserError: no input or output, no text, or a vocabulary below the 256 bytes.
+    UserError: no input or output, the output is there already, no text, or a
+      vocabulary below the 256 bytes.
   """
   config = command.config
   if not config.input or not config.output:
@@ -21,6 +22,7 @@ def run(command: Command) -> None:
       'tokenizer needs --config.input=PATH:FORMAT and --config.output=FOLDER/'
       f'{tokenizers.FILE}.'
     )
+  files.check_new(config.output)
   rows = assemble.load(config, config.input).trajectories
   # A question is asked of many solutions and a prefix shared by many: each text
   # counts once, in order of first appearance.

@@ -7,7 +7,7 @@ from collections import Counter
 
 from ml_collections import ConfigDict
 
-from prm_jax import writer
+from prm_jax import files, writer
 from prm_jax.errors import UserError
 from prm_jax.evaluation import report
 from prm_jax.evaluation.report import ReportData, Sample, Tree
@@ -22,7 +22,8 @@ def run(command: Command) -> None:
   and `b`.
 
   Raises:
-    UserError: nothing to show, or a file that is not of a known kind.
+    UserError: nothing to show, a file that is not of a known kind, or the output is
+      there already.
   """
   config = command.config
   if bool(config.input) == bool(config.a) or not config.output.endswith('.html'):
@@ -30,6 +31,7 @@ def run(command: Command) -> None:
       'view needs --config.input=FILE[:FORMAT] (or a workdir of label or search), or '
       '--config.a=RUN and perhaps --config.b=RUN, and --config.output=FILE.html.'
     )
+  files.check_new(config.output)
   counters: Counter[str] = Counter()
   samples: list[Sample] = []
   grown: list[Tree] = []
