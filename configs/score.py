@@ -16,12 +16,13 @@ was, where the reference scores of its family come from, and what was not scored
 
 Solutions are read, scored and kept in chunks of `chunk.size`, so memory does not grow
 with a file of records, and the same command takes a stopped run up after its last
-chunk. Several processes share the work as --config.shard=0/4, 1/4, ...: their chunks
-lie in scored.jsonl.gz.unfinished, and the one that ends last writes scored.jsonl.gz,
-the same bytes in any division. (Where they do not see each other's folder, put the
-files of all into one and run the command there once more.) Smaller chunks lose less and
-divide smaller files, but the last batch of each shape in them is not full. What a pool
-of 16,000 solutions costs in tokens, beside one chunk:
+chunk, or says that it is complete. Several processes share the work as
+--config.shard=0/4, 1/4, ...: their chunks lie in scored.jsonl.gz.unfinished, and the
+one that ends last writes scored.jsonl.gz, the same bytes in any division. (Where they
+do not see each other's folder, put the files of all into one and run the command there
+once more.) Smaller chunks lose less and divide smaller files, but the last batch of
+each shape in them is not full. What a pool of 16,000 solutions costs in tokens, beside
+one chunk:
 
     chunk.size                                     500   1,000  2,000  4,000  8,000
     batches of 1,024 tokens (a CPU, d_ff 704)      1.03  1.02   1.01   1.01   1.00

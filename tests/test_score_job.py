@@ -7,7 +7,7 @@ import pytest
 from test_implicit import folder_of
 from test_public_prms import make
 from test_public_prms import pytestmark as pytestmark
-from tiny_runs import record, refusal, run, tool, write_lines
+from tiny_runs import contents, record, refusal, run, tool, write_lines
 
 import prm_jax
 from prm_jax import records
@@ -59,8 +59,14 @@ def test_what_cannot_be_scored_is_counted(trl, tmp_path, capsys):
   assert run(tool('score', scorer=trl, input=source, output=out)) == 0
   counters = told(out)['counters']
   assert counters['not_scored/empty_step'] == 1 and counters['scored'] == 1
-  said = refusal(tool('score', scorer=trl, input=source, output=out), capsys)
-  assert 'is there already' in said and '--config.output' in said
+  files = contents(tmp_path)
+  assert run(tool('score', scorer=trl, input=source, output=out)) == 0
+  assert f'{out}: is complete' in capsys.readouterr().err
+  for more in ({'scorer_name': 'two'}, {'data__limit': 1}):
+    keys = {'scorer': trl, 'input': source, 'output': out, **more}
+    said = refusal(tool('score', **keys), capsys)
+    assert 'is there already' in said and '--config.output' in said
+  assert contents(tmp_path) == files
   empty = write_lines(tmp_path / 'empty.jsonl', [blank])
   none = tmp_path / 'none.jsonl'
   said = refusal(tool('score', scorer=trl, input=empty, output=none), capsys)

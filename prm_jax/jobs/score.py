@@ -4,8 +4,8 @@
     NAME.results.json           which scorer it was, and what was counted
     NAME.jsonl.gz.unfinished/   chunks that are done (`jobs/chunks.py`), until all are
 
-The same command again goes on where it was. Shards share a folder of chunks, and the
-one that ends last writes the output.
+The same command again goes on where it was, or says that all is done. Shards share a
+folder of chunks, and the one that ends last writes the output.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def run(command: Command) -> None:
   no more than a chunk is held at once.
 
   Raises:
-    UserError: a key is missing, the output is there already, the scorer cannot be
-      loaded, or nothing could be scored.
+    UserError: a key is missing, an output of something else is there already, the
+      scorer cannot be loaded, or nothing could be scored.
     Preempted: asked to stop; finished chunks stay.
   """
   config = command.config
@@ -69,14 +69,17 @@ def run(command: Command) -> None:
   place = output.parent / f'{output.name}.unfinished'
   if output.exists():
     _clear(place, config)  # from a run that was killed at its very end
-    raise UserError(
-      f'{output}: is there already, and scores are never written over; remove it or '
-      f'give another {KEY}.'
-    )
   # The reference's log-probabilities of implicit PRMs stay beside the scores.
   cache = config.data.cache_dir or str(output.parent / 'cache')
   scorer, about = load(config, cache)
   told = {'name': config.scorer_name, **about}
+  made_from = chunks.key({**told, 'output': output.name, 'rows': hashes}, [])
+  if output.exists():
+    results = files.Workdir(output.parent).read_json(_results_name(output))
+    if not isinstance(results, dict) or results.get('made_from') != made_from:
+      files.check_new(output, KEY)
+    writer.say(f'{output}: is complete')
+    return
   held, at = rows(), 0
 
   def process(span: Sequence[int], worker: int) -> chunks.Produced:
@@ -92,7 +95,7 @@ def run(command: Command) -> None:
       shard=shard, what='chunks of solutions',
     )  # fmt: skip
     if done.whole and done.counters['scored']:
-      _write(command, work, output, told, done)
+      _write(command, work, output, told, made_from, done)
   if not done.whole:
     writer.say(
       f'{place}: shard {config.shard} is there; {output} is written by the one that '
@@ -225,6 +228,7 @@ def _write(
   work: files.Workdir,
   output: epath.Path,
   told: dict[str, Any],
+  made_from: str,
   done: chunks.Done,
 ) -> None:
   """The results, then the output: once it is there, nothing is left to do."""
@@ -235,19 +239,23 @@ def _write(
     'input': config.input,
     'output': str(output),
     'scorer': told,
+    'made_from': made_from,
     'counters': {k: n for k, n in sorted(done.counters.items()) if n},
     'provenance': files.provenance(
       command.line, config.seed, model_hash=told['digest']
     ),
   }
-  stem = output.name.removesuffix('.gz').removesuffix('.jsonl')
-  files.Workdir(output.parent).write_json(f'{stem}.results.json', value)
+  files.Workdir(output.parent).write_json(_results_name(output), value)
   # A kill leaves a half-written one among the chunks, which are cleared away. Shards
   # that end at the same time each write their own.
   made = work / f'{done.shard[0]}-of-{done.shard[1]}.{output.name}'
   lines = (jsonl.iter_json_lines(epath.Path(file)) for file in done.main)
   jsonl.write_json_lines(made, (row for _, row in itertools.chain(*lines)))
   made.replace(output)
+
+
+def _results_name(output: epath.Path) -> str:
+  return f'{output.name.removesuffix(".gz").removesuffix(".jsonl")}.results.json'
 
 
 def _clear(place: epath.Path, config: ConfigDict) -> None:
