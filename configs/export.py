@@ -9,7 +9,8 @@ prm_jax.json (the step format; our own tools read FOLDER like a workdir) and a m
 card. The default layout is what transformers loads: token classification for scalar
 and linear heads, a causal language model for policies and heads that read the
 vocabulary. `--config.export=vllm` writes what vLLM serves (Qwen2ForProcessRewardModel):
-a Qwen2 model with `head.kind='mlp'`.
+a Qwen2 model with `head.kind='mlp'`. A scorer's calibration.json goes along, unless
+another dtype changes the scores.
 
 `--config.export_dtype=bfloat16` halves a float32 model. With the dtype left alone the
 weights come back bit for bit. A model that no public family has is refused with what

@@ -11,8 +11,10 @@ import pytest
 from export_cases import BYTES, FAMILIES
 
 from prm_jax import exports, specs, tensors
+from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
+from prm_jax.inference import api
 from prm_jax.interop import architectures, checkpoints, loading, saving
 from prm_jax.models import lm, weights
 from prm_jax.specs import PolicySpec, ScorerSpec
@@ -237,3 +239,32 @@ def test_export_job(tmp_path, capsys):
   assert weights.count(weights.declare(policy.model, lm.HEAD)) > 0
   assert run(tool('export', input=str(tmp_path / 'none'), output=str(out))) == 2
   assert 'none' in capsys.readouterr().err
+
+
+def test_a_calibration_goes_along_unless_the_scores_change(tmp_path, capsys):
+  from tiny_runs import run, tool
+
+  spec = export_cases.scorer('qwen3', 'scalar')
+  params = export_cases.random(spec.model, spec.head)
+  work = tmp_path / 'work' / 'scorer'
+  digest = exports.save_scorer(work, spec, params, BYTES)
+  parameters = {'slope': (2.0,), 'intercept': (0.5,)}
+  fitted = CalibrationMap('platt', spec.kind, parameters, model_hash=digest)
+  exports.save_calibration(work, fitted)
+  scores = [
+    api.score(str(tmp_path / 'work'), ['1+1=?'], [['1+1=2', 'so']], calibrated=True)
+  ]
+  for source, name in (('work', 'out'), ('out', 'again')):
+    out = tmp_path / name
+    assert run(tool('export', input=tmp_path / source, output=out)) == 0
+    assert 'with its calibration.json' in capsys.readouterr().err
+    scores.append(api.score(str(out), ['1+1=?'], [['1+1=2', 'so']], calibrated=True))
+  np.testing.assert_allclose(scores[1:], [scores[0]] * 2, rtol=1e-6)
+  keys = {'input': tmp_path / 'work', 'export_dtype': 'bfloat16'}
+  assert run(tool('export', output=tmp_path / 'out', **keys)) == 0
+  assert 'calibration.json: is left out' in capsys.readouterr().err
+  assert not (tmp_path / 'out' / exports.CALIBRATION).exists()
+  exports.save_calibration(work, dataclasses.replace(fitted, model_hash='other'))
+  keys = {'input': tmp_path / 'work', 'output': tmp_path / 'more'}
+  assert run(tool('export', **keys)) == 0
+  assert 'calibration.json: is left out' in capsys.readouterr().err

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 
 from prm_jax import jsonl, specs, tensors
 from prm_jax.errors import UserError
-from prm_jax.exports import SPEC
+from prm_jax.exports import CALIBRATION, SPEC
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.interop import (
   architectures,
@@ -104,7 +104,8 @@ def save(
   leads = jax.process_index() == 0
   if leads:
     # Until config.json is there again, the folder is no checkpoint.
-    _remove(folder, (CONFIG, INDEX, WEIGHTS))
+    # A calibration was of what was there before.
+    _remove(folder, (CONFIG, INDEX, WEIGHTS, CALIBRATION))
     # What is saved is the tokenizer that was given, whatever the spec calls it.
     spec = dataclasses.replace(spec, tokenizer=tokenizer.save(folder))
     if spec.tokenizer == 'bytes':
