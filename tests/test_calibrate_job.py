@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, refusal, results, run, write_lines
+from tiny_runs import ROOT, arguments, refusal, results, run, tool, write_lines
 
 from prm_jax import exports, records, tensors
 from prm_jax.errors import UserError
@@ -141,15 +141,30 @@ def test_candidates_that_cannot_be_scored_cost_no_run(trained, tmp_path):
   assert held['metrics']['pool/adaptive/gain@sequence:0.9[weighted]']['n'] == 4
 
 
-def test_a_map_is_stored_before_pools_are_measured(trained, tmp_path, monkeypatch):
+def test_a_map_is_stored_before_pools_are_measured(
+  trained, tmp_path, monkeypatch, capsys
+):
   def fails(*args):
     raise KeyboardInterrupt
 
   monkeypatch.setattr('prm_jax.jobs.calibrate._adaptive', fails)
   pools = {'data__pools': 'pool=world:heldout', 'world__n_validation': 60}
   argv = calibrate(tmp_path, trained, **pools)
+  capsys.readouterr()
   assert run(argv) == 130
   assert exports.load_calibration(tmp_path).fitted_on == 'validation'
+  assert f'{tmp_path}/calibration.json: platt,' in capsys.readouterr().err
+  argv.append('--config.evaluate.calibrate=temperature')
+  assert run([w.replace(str(tmp_path), f'{tmp_path}/other', 1) for w in argv]) == 130
+  place = f'{trained}/scorer/calibration.json'
+  assert f'{place}: temperature (replaces platt)' in capsys.readouterr().err
+  export = tmp_path / 'export'
+  assert run(tool('export', input=trained, output=export)) == 0
+  (export / exports.CALIBRATION).write_text('{')
+  assert run(calibrate(tmp_path / 'of_export', export, **pools)) == 130
+  said = capsys.readouterr().err
+  assert f'{export}/calibration.json: platt (replaces a damaged one)' in said
+  api.open_scorer(export, calibrated=True)
 
 
 def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):

@@ -8,6 +8,7 @@ problem needs.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from prm_jax import exports, files, writer
+from prm_jax import exports, files, jsonl, writer
 from prm_jax.calibration_maps import KINDS, CalibrationMap
 from prm_jax.errors import UserError
 from prm_jax.evaluation import (
@@ -39,7 +40,7 @@ from prm_jax.evaluation.splits import (
   read_steps,
 )
 from prm_jax.inference.scorer import Scorer
-from prm_jax.interop.public import OWN
+from prm_jax.interop.public import EXPORTED, OWN
 from prm_jax.jobs import measure, score
 from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.score import add_scores
@@ -56,7 +57,8 @@ WEIGHTED = 'weighted'
 def run(command: Command, work: files.Workdir, started: float) -> None:
   """Fits on validation, stores `evaluate.calibrate`'s map, reports on the other sets.
 
-  The map goes to WORKDIR/calibration.json and, of our own scorers, beside the scorer.
+  The map goes to WORKDIR/calibration.json and, of our own scorers and their exports,
+  beside the scorer.
 
   Raises:
     UserError: scorer, validation or evaluation sets are missing or share problems, or
@@ -110,19 +112,30 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
         out, split, low, high, by, measure.VALIDATION, level, options
       )
     writer.say(f'{name}: {int(calibration.truth_steps(split, scores).sum())} steps')
-  exports.save_calibration(work.path, maps[chosen])
-  stored = [work / exports.CALIBRATION]
-  if about['adapter'] == OWN:
-    exports.save_calibration(about['folder'], maps[chosen])
-    stored.append(f'{about["folder"]}/{exports.CALIBRATION}')
+  stored = [_store(work.path, maps[chosen])]
+  if about['adapter'] in (OWN, EXPORTED):
+    stored.append(_store(about['folder'], maps[chosen]))
   else:
     out.warnings.append(
       f'{about["source"]} is no scorer of ours: its map is in the workdir only.'
     )
-  writer.say(f'stored: {", ".join(map(str, stored))}')
+  writer.say(f'stored: {", ".join(stored)}')
   if sets.pools:
     _adaptive(command, scorer, tune, tune_scores, sets.pools, out)
   _write(command, work, out.result(), about, maps[chosen], started)
+
+
+def _store(folder: str | os.PathLike[str], fitted: CalibrationMap) -> str:
+  """Writes the map into a folder; says where, and what it replaces."""
+  file = jsonl.place(folder) / exports.CALIBRATION
+  note = ''
+  if file.exists():
+    try:
+      note = f' (replaces {exports.load_calibration(folder).kind})'
+    except UserError:
+      note = ' (replaces a damaged one)'
+  exports.save_calibration(folder, fitted)
+  return f'{file}: {fitted.kind}{note}'
 
 
 def _gives_quantiles(spec: ScorerSpec) -> bool:
