@@ -63,6 +63,16 @@ def check_new(path: str | os.PathLike[str], key: str = '--config.output') -> Non
     raise UserError(f'{path}: is there already; give another {key}, or remove it.')
 
 
+def check_ending(path: str, ending: str, key: str = '--config.output') -> None:
+  """Refuses a name that does not say what is written.
+
+  Raises:
+    UserError: it ends in something else.
+  """
+  if not path.endswith(ending):
+    raise UserError(f'{key}={path}: give it a name that ends in {ending}.')
+
+
 class Workdir:
   """The folder of one run; make it with `open_workdir`.
 

@@ -392,10 +392,14 @@ def test_benchmarks_of_the_suite_are_compared(tmp_path):
   ('more', 'sentence'),
   [
     ({'a': ''}, 'compare needs --config.a=RUN'),
-    ({'output': 'x.csv'}, 'compare needs --config.a=RUN'),
+    ({'output': 'x.csv'}, '--config.output=x.csv: give it a name that ends in .json'),
+    ({'output': ''}, 'compare needs --config.a=RUN'),
     ({'a': 'nowhere'}, 'nowhere: there is no results.json of a finished run'),
     ({'a': 'no*where'}, 'nothing fits the pattern'),
-    ({'compare.metrics': 'heldout/nothing'}, 'no metric of A and B can be compared'),
+    (
+      {'compare.metrics': F1 + ',*auroz*'},
+      "compare.metrics='*auroz*' matches none of 10 metrics, for example heldout/",
+    ),
     ({'a': '{good},{good}', 'b': '{bad},{bad}'}, '/run_good is named twice; give'),
     ({'a': '{good},{good}/results.json'}, '/run_good/results.json is named twice'),
     ({'b': '{bad}*,{bad}'}, '/run_bad is named twice'),

@@ -78,6 +78,8 @@ def test_a_page_is_not_written_over_another_file(tmp_path, capsys):
 def test_what_view_needs_is_said(tmp_path, capsys):
   code, data, said = view(tmp_path, capsys)
   assert code == 2 and data is None and 'view needs --config.input=' in said
+  said = refusal(tool('view', input='x.jsonl', output='README.md'), capsys)
+  assert said == '--config.output=README.md: give it a name that ends in .html.'
   (tmp_path / 'trees').mkdir()
   jsonl.write_json_lines(tmp_path / 'trees' / '00000.jsonl', [])
   code, data, said = view(tmp_path, capsys, input=tmp_path)

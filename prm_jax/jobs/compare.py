@@ -35,11 +35,12 @@ def run(command: Command) -> None:
       files there that another command has written.
   """
   config = command.config
-  if not (config.a and config.b and config.output.endswith('.json')):
+  if not (config.a and config.b and config.output):
     raise UserError(
       'compare needs --config.a=RUN[,RUN...], --config.b=RUN[,RUN...] and '
       '--config.output=FILE.json.'
     )
+  files.check_ending(config.output, '.json')
   _check_place(command)
   a, b = (_runs(text, key) for text, key in ((config.a, 'a'), (config.b, 'b')))
   counters = {'runs_a': len(a), 'runs_b': len(b)}
@@ -50,7 +51,7 @@ def run(command: Command) -> None:
   found = compare.compare(
     [r.estimates for r in held[: len(a)]],
     [r.estimates for r in held[len(a) :]],
-    keep=_kept(config.compare.metrics),
+    keep=_kept(config.compare.metrics, held),
     n_flips=config.compare.flips,
     seed=config.evaluate.seed,
   )
@@ -73,15 +74,25 @@ def _check_place(command: Command) -> None:
     files.check_new(f'{stem}{ending}')
 
 
-def _kept(patterns: str) -> Callable[[str], bool]:
+def _kept(patterns: str, held: Sequence[Run]) -> Callable[[str], bool]:
+  """Whether a metric is compared.
+
+  Raises:
+    UserError: a pattern matches none.
+  """
   wanted = [p.strip() for p in patterns.split(',') if p.strip()]
-
-  def keep(path: str) -> bool:
-    if words.meaning(path).difference:
-      return False
-    return not wanted or any(fnmatch.fnmatchcase(path, p) for p in wanted)
-
-  return keep
+  paths = dict.fromkeys(
+    p for r in held for p in r.estimates if not words.meaning(p).difference
+  )
+  for pattern in wanted:
+    if paths and not fnmatch.filter(paths, pattern):
+      raise UserError(
+        f'compare.metrics={pattern!r} matches none of {len(paths)} metrics, for '
+        f'example {", ".join(list(paths)[:3])}.'
+      )
+  return lambda path: (
+    path in paths and (not wanted or any(fnmatch.fnmatchcase(path, p) for p in wanted))
+  )
 
 
 def _runs(text: str, key: str) -> list[Run]:

@@ -26,11 +26,12 @@ def run(command: Command) -> None:
       there already.
   """
   config = command.config
-  if bool(config.input) == bool(config.a) or not config.output.endswith('.html'):
+  if bool(config.input) == bool(config.a) or not config.output:
     raise UserError(
       'view needs --config.input=FILE[:FORMAT] (or a workdir of label or search), or '
       '--config.a=RUN and perhaps --config.b=RUN, and --config.output=FILE.html.'
     )
+  files.check_ending(config.output, '.html')
   files.check_new(config.output)
   counters: Counter[str] = Counter()
   samples: list[Sample] = []
