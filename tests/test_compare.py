@@ -67,6 +67,18 @@ def test_few_problems_try_all_signs_and_many_metrics_cost():
   assert compare_text.statement(rows[0]).startswith('Not shown on m: difference +0.06')
 
 
+def test_metrics_in_the_units_of_scores_need_scores_of_one_kind():
+  a, b = two_methods()
+  path = 'x/trajectory/smoothness'
+  runs = [{'m': a, path: a}], [{'m': b, path: b}]
+  assert len(compare(*runs, kinds=['logit']).rows) == 2
+  found = compare(*runs, kinds=['logit', 'probability'])
+  assert [r.metric for r in found.rows] == ['m']
+  (reason,) = found.left_out
+  assert reason.endswith('which differ (logit and probability)')
+  assert found.left_out[reason] == [path]
+
+
 def test_mcnemar_only_with_one_row_a_problem():
   rng = np.random.default_rng(0)
   count = np.full(100, 2.0)
@@ -225,6 +237,20 @@ def test_only_its_own_files_are_written_over(runs, tmp_path, capsys):
   said = refusal(compared(runs['good'], runs['bad'], tmp_path / 'README.json'), capsys)
   assert 'README.md: is there already' in said
   assert not (tmp_path / 'README.json').exists()
+
+
+def test_scores_of_other_kinds_have_other_units(runs, tmp_path):
+  path = labelled(tmp_path, 'probable', 1)
+  rows = []
+  for t in records.read(str(path)):
+    values = tuple(1 / (1 + np.exp(-v)) for v in t.scores['prm'].values)
+    rows.append(dataclasses.replace(t, scores={'prm': ScoreSet('probability', values)}))
+  records.write(path, rows)
+  other = evaluated(tmp_path, 'run', path, **{'evaluate.replicates': True})
+  assert run(compared(runs['good'], other, tmp_path / 'x.json')) == 0
+  left_out = json.loads((tmp_path / 'x.json').read_text())['not_compared']
+  reason = 'in the units of the scores, which differ (logit and probability)'
+  assert left_out[reason] == ['heldout/trajectory/smoothness']
 
 
 def test_runs_without_replicates_are_measured_again_to_the_same_numbers(runs, tmp_path):

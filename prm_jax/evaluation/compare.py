@@ -32,6 +32,7 @@ Run = Mapping[str, Estimate]
 SIGN_FLIP = 'sign-flip'
 SEEDS = 't over seeds and problems'
 NO_TEST = 'none'
+IN_UNITS_OF_SCORES = '/trajectory/smoothness'
 _RIGHT_OR_WRONG = 1e-4
 """How far 0 and 1 may be off after their way through a file of float32."""
 
@@ -99,6 +100,7 @@ def compare(
   b: Sequence[Run],
   *,
   keep: Callable[[str], bool] = lambda path: True,
+  kinds: Sequence[str] = (),
   n_flips: int = hypothesis_tests.N_FLIPS,
   seed: int = 0,
 ) -> Compared:
@@ -109,6 +111,8 @@ def compare(
       the other (the same training seed, say).
     keep: which metric paths to compare; by default all. Differences, and metrics of
       named scorers ('[NAME]' at the end), are for the caller to leave out.
+    kinds: of the scores of all runs; metrics in the units of scores are compared
+      where they have one.
     n_flips, seed: of the sign-flip test.
 
   Raises:
@@ -124,6 +128,8 @@ def compare(
   usable: list[str] = []
   for path in dict.fromkeys(p for run in runs for p in run if keep(p)):
     reason = _unusable([run.get(path) for run in runs])
+    if not reason and len(kinds) > 1 and path.endswith(IN_UNITS_OF_SCORES):
+      reason = f'in the units of the scores, which differ ({" and ".join(kinds)})'
     if reason:
       left_out.setdefault(reason, []).append(path)
     else:

@@ -52,6 +52,7 @@ def run(command: Command) -> None:
     [r.estimates for r in held[: len(a)]],
     [r.estimates for r in held[len(a) :]],
     keep=_kept(config.compare.metrics, held),
+    kinds=sorted({r.kind for r in held} - {''}),
     n_flips=config.compare.flips,
     seed=config.evaluate.seed,
   )

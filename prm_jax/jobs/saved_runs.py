@@ -55,6 +55,18 @@ class Run:
     """Label set that its splits are judged against."""
     return str(self.config.get('data.truth', ''))
 
+  @property
+  def kind(self) -> str:
+    """Of its scores, as its per-sample rows say; '' if none do."""
+    name = self.scorer or str(self.config.get('scorer_name', ''))
+    held = (
+      t.scores[name].kind
+      for rows in self.rows.values()
+      for t in rows
+      if name in t.scores
+    )
+    return next(held, '')
+
 
 def load(path: str, scorer: str = '') -> Run:
   """The run of a workdir, or of the results.json in it.
