@@ -16,16 +16,17 @@ A run is a workdir of train or evaluate. With evaluate.replicates=true all its m
 can be compared; without, those of sets with a known first error and of benchmarks,
 which are measured again from the per-sample rows. Best-of-N needs replicates.
 
-What comes out: FILE.html, the solutions with both colours (the first run of each side),
-and in FILE.json, FILE.md and FILE.samples.jsonl.gz, for every metric: the
-difference with its paired bootstrap interval by problem; a sign-flip permutation test
-by problem (all signs where up to 14 problems differ, else 20,000 drawn, P never 0);
-McNemar's exact test where every problem has one row that is right or wrong; P values
-after Holm over all metrics compared (compare.metrics narrows them down beforehand); the
-difference that would have been found with 80 % power. The sign-flip test is exact for
-means over problems; for other metrics (F1, AUROC, ECE) it goes by the jackknife's
-pseudo-values, exact to first order. With several runs of each the interval and the P
-value (t) hold both sources of variance, seeds and problems, each named.
+What comes out: FILE.html, the table above the solutions with both colours (the first
+run of each side), FILE.samples.jsonl.gz, and in FILE.json and FILE.md, for every metric
+(smoothness only between scores of one kind): the difference with its paired bootstrap
+interval by problem; a sign-flip permutation test by problem (all signs where up to 14
+problems differ, else 20,000 drawn, P never 0); McNemar's exact test where every problem
+has one row that is right or wrong; P values after Holm over all metrics compared
+(compare.metrics narrows them down beforehand); the difference that would have been
+found with 80 % power. The sign-flip test is exact for means over problems; for other
+metrics (F1, AUROC, ECE) it goes by the jackknife's pseudo-values, exact to first order.
+With several runs of each the interval and the P value (t) hold both sources of
+variance, seeds and problems, each named. Files of another command are not written over.
 
 Runs on different rows are refused; compare.common=true compares the rows in common of
 sets with a known first error and counts the others. Pools must be the same.

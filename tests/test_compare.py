@@ -218,7 +218,22 @@ def test_the_job_compares_two_runs(runs, tmp_path, capsys):
     rows = [json.loads(line) for line in file]
   assert len(rows) == 120
   assert sum(r['a_match'][0] for r in rows) > sum(r['b_match'][0] for r in rows)
-  assert (tmp_path / 'ab.html').read_text().count('"disagreement":"') == 120
+  page = (tmp_path / 'ab.html').read_text()
+  assert page.count('"disagreement":"') == 120
+  assert page.index('id="tables"') < page.index('id="solutions"')
+  assert page.count('<td data-name="A - B" title=') == 9
+  assert page.count('<td data-name="p Holm">') == 9
+  assert 'p Holm is over the 9 metrics that differ' in page
+
+
+def test_a_run_and_itself_do_not_differ(runs, tmp_path, capsys):
+  out = tmp_path / 'same.json'
+  assert run(compared(runs['good'], runs['good'], out)) == 0
+  text = (tmp_path / 'same.md').read_text()
+  assert 'No metric differs.' in text and '|' not in text and 'P values' not in text
+  assert f'The same for both on every resample: {F1}' in text
+  page = (tmp_path / 'same.html').read_text()
+  assert 'No metric differs.' in page and 'id="tables"' not in page
 
 
 def test_only_its_own_files_are_written_over(runs, tmp_path, capsys):
@@ -334,6 +349,7 @@ def test_two_scorers_of_one_run(tmp_path):
   metrics = json.loads(out.read_text())['metrics']
   assert metrics['pool/best_of_n/prm_min@4']['winner'] == 'a'
   assert 'pool/best_of_n/majority@4' not in metrics
+  assert 'data-name="A - B"' in (tmp_path / 'x.html').read_text()
 
 
 def test_pools_of_other_candidates_are_refused(tmp_path, capsys):

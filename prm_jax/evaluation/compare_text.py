@@ -1,10 +1,11 @@
-"""A comparison in words and as a Markdown table."""
+"""A comparison in words, as a Markdown table, and as a table of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from prm_jax.evaluation.compare import Compared, Comparison
+from prm_jax.evaluation.report import Row, Table
 
 HEADER = (
   'Metric', '', 'n', 'A', 'B', 'A - B', '95 % interval', 'p', 'p Holm',
@@ -20,20 +21,48 @@ def markdown(found: Compared, a: Sequence[str], b: Sequence[str]) -> str:
     found: of `compare`.
     a, b: names of the runs.
   """
-  shown = [row for row in found.rows if not row.identical]
-  lines = [
-    f'A: {", ".join(a)}  ',
-    f'B: {", ".join(b)}',
-    '',
+  rows = differing(found)
+  head = (
     f'|{"|".join(HEADER)}|',
     f'|{"|".join(["---"] * 2 + ["--:"] * 4 + ["---"] + ["--:"] * 3 + ["---"])}|',
-    *(_line(row) for row in shown),
-    '',
-    *(note(found)),
-    '',
-    *(f'- {statement(row)}' for row in shown),
+  )
+  parts = [
+    f'A: {", ".join(a)}  \nB: {", ".join(b)}',
+    '\n'.join((*head, *map(_line, rows))) if rows else '',
+    note(found),
+    same(found),
+    *left_out(found),
+    '\n'.join(f'- {statement(row)}' for row in rows),
   ]
-  return '\n'.join(lines) + '\n'
+  return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def table(found: Compared) -> Table | None:
+  """The metrics that differ, for a page; None if none does."""
+  rows = [
+    Row(
+      row.metric,
+      (
+        row.better, row.n, row.a, row.b,
+        {'value': row.difference, 'low': row.low, 'high': row.high, 'n': row.n},
+        _p(row.p), _p(row.p_holm), row.detectable, row.winner.upper() or 'no',
+      ),
+    )
+    for row in differing(found)
+  ]  # fmt: skip
+  if not rows:
+    return None
+  header = (
+    'metric', 'better', 'n', 'A', 'B', 'A - B', 'p', 'p Holm', 'detectable', 'shown',
+  )  # fmt: skip
+  return Table(
+    'A and B', header, rows, ' '.join(filter(None, (note(found), same(found))))
+  )
+
+
+def differing(found: Compared) -> list[Comparison]:
+  """Metrics that are not the same for both on every resample."""
+  return [row for row in found.rows if not row.identical]
 
 
 def _line(row: Comparison) -> str:
@@ -65,9 +94,12 @@ def _p(value: float | None) -> str:
   return f'{value:.4f}' if value >= 0.0001 else '< .0001'
 
 
-def note(found: Compared) -> list[str]:
-  """How to read the table, and what is not in it."""
-  tests = sorted({row.test for row in found.rows if not row.identical})
+def note(found: Compared) -> str:
+  """How to read the table."""
+  rows = differing(found)
+  if not rows:
+    return 'No metric differs.'
+  tests = sorted({row.test for row in rows})
   seeds = next((row.seeds for row in found.rows if row.seeds), None)
   over = (
     f'seeds ({seeds["n"]} runs of each) and test problems together'
@@ -75,22 +107,27 @@ def note(found: Compared) -> list[str]:
     else 'test problems alone: one run of each method, so that nothing is said about '
     'other training seeds'
   )
-  differing = sum(not row.identical for row in found.rows)
-  lines = [
+  return (
     f'Differences are paired by problem; intervals are over {over}. P values: '
-    f'{"; ".join(tests)}; p Holm is over the {differing} metrics that differ. '
+    f'{"; ".join(tests)}; p Holm is over the {len(rows)} metrics that differ. '
     'Shown: the interval excludes 0 and p Holm is below .05. "detectable" is the '
     'smallest true difference that a single test at 5 % on such data finds with 80 % '
     'power.'
-  ]
-  same = [row.metric for row in found.rows if row.identical]
-  if same:
-    lines.append(f'\nThe same for both on every resample: {", ".join(same)}.')
-  lines += [
-    f'\nNot compared, {reason}: {", ".join(paths)}.'
+  )
+
+
+def same(found: Compared) -> str:
+  """Which metrics do not differ, '' if all do."""
+  paths = [row.metric for row in found.rows if row.identical]
+  return f'The same for both on every resample: {", ".join(paths)}.' if paths else ''
+
+
+def left_out(found: Compared) -> list[str]:
+  """What is not in the table, and why."""
+  return [
+    f'Not compared, {reason}: {", ".join(paths)}.'
     for reason, paths in found.left_out.items()
   ]
-  return lines
 
 
 def statement(row: Comparison) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import fnmatch
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -27,8 +27,8 @@ ENDINGS = ('.json', '.md', '.html', '.samples.jsonl.gz')
 
 def run(command: Command) -> None:
   """Compares the runs `a` with the runs `b` and writes `output`, a .json file, and
-  beside it the table (.md) and, where both said something about single solutions, what
-  (.samples.jsonl.gz).
+  beside it the table (.md), as a page too (.html), and, where both said something about
+  single solutions, what (.samples.jsonl.gz).
 
   Raises:
     UserError: nothing to compare, runs on different rows, an unreadable run, or
@@ -207,6 +207,7 @@ def _write(
     'metrics_identical': sum(row.identical for row in found.rows),
     **{f'not_compared/{why}': len(paths) for why, paths in found.left_out.items()},
   }
+  about = files.provenance(command.line, config.evaluate.seed)
   result = {
     'schema_version': files.SCHEMA_VERSION,
     'job': 'compare',
@@ -219,32 +220,48 @@ def _write(
     'not_compared': found.left_out,
     'statements': [compare_text.statement(row) for row in found.rows],
     'counters': counters,
-    'provenance': files.provenance(command.line, config.evaluate.seed),
+    'provenance': about,
   }
   content = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + '\n'
   jsonl.write_bytes(f'{stem}.md', text.encode())
   samples = list(_sample_lines(held, len(names[0])))
-  written = [config.output, f'{stem}.md']
+  _write_page(command, f'{stem}.html', found, names, counters, held, about)
+  written = [config.output, f'{stem}.md', f'{stem}.html']
   if samples:
     jsonl.write_json_lines(f'{stem}.samples.jsonl.gz', samples)
     written.append(f'{stem}.samples.jsonl.gz ({len(samples)} rows)')
-    if _write_page(command, f'{stem}.html', held[0], held[len(names[0])]):
-      written.append(f'{stem}.html')
   jsonl.write_bytes(config.output, content.encode())
   print(text)
   writer.say(', '.join(written))
 
 
-def _write_page(command: Command, path: str, a: Run, b: Run) -> bool:
-  """The first run of each side, solution by solution; False if there is none."""
-  shown, counters = report.side_by_side(view.of_run(a), view.of_run(b))
+def _write_page(
+  command: Command,
+  path: str,
+  found: compare.Compared,
+  names: Sequence[Sequence[str]],
+  counters: Mapping[str, int],
+  held: Sequence[Run],
+  about: Mapping[str, Any],
+) -> None:
+  """The table, and the first run of each side, solution by solution."""
+  a, b = held[0], held[len(names[0])]
+  shown, more = report.side_by_side(view.of_run(a), view.of_run(b))
+  table = compare_text.table(found)
   page = ReportData(
-    f'{a.name} and {b.name}', 'compare', command.line, samples=shown, truth=a.truth,
-    counters=counters,
-  )  # fmt: skip
-  if shown:
-    report.write(path, page)
-  return bool(shown)
+    f'{a.name} and {b.name}',
+    'compare',
+    command.line,
+    summary='' if table else compare_text.note(found),
+    highlights={side: ', '.join(runs) for side, runs in zip('AB', names)},
+    tables=[table] if table else [],
+    counters={**counters, **more},
+    warnings=compare_text.left_out(found),
+    samples=shown,
+    truth=a.truth,
+    provenance=about,
+  )
+  report.write(path, page)
 
 
 def _sample_lines(held: Sequence[Run], n_a: int) -> Iterator[dict[str, Any]]:
