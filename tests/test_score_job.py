@@ -67,6 +67,9 @@ def test_what_cannot_be_scored_is_counted(trl, tmp_path, capsys):
     said = refusal(tool('score', **keys), capsys)
     assert 'is there already' in said and '--config.output' in said
   assert contents(tmp_path) == files
+  other = write_lines(tmp_path / 'other.jsonl', [blank])
+  said = refusal(tool('score', scorer='nowhere', input=source, output=other), capsys)
+  assert f'{other}: is there already' in said
   empty = write_lines(tmp_path / 'empty.jsonl', [blank])
   none = tmp_path / 'none.jsonl'
   said = refusal(tool('score', scorer=trl, input=empty, output=none), capsys)

@@ -69,14 +69,15 @@ def run(command: Command) -> None:
   place = output.parent / f'{output.name}.unfinished'
   if output.exists():
     _clear(place, config)  # from a run that was killed at its very end
+    if not _origin(output):
+      files.check_new(output, KEY)  # before a large scorer is loaded for nothing
   # The reference's log-probabilities of implicit PRMs stay beside the scores.
   cache = config.data.cache_dir or str(output.parent / 'cache')
   scorer, about = load(config, cache)
   told = {'name': config.scorer_name, **about}
   made_from = chunks.key({**told, 'output': output.name, 'rows': hashes}, [])
   if output.exists():
-    results = files.Workdir(output.parent).read_json(_results_name(output))
-    if not isinstance(results, dict) or results.get('made_from') != made_from:
+    if _origin(output) != made_from:
       files.check_new(output, KEY)
     writer.say(f'{output}: is complete')
     return
@@ -256,6 +257,12 @@ def _write(
 
 def _results_name(output: epath.Path) -> str:
   return f'{output.name.removesuffix(".gz").removesuffix(".jsonl")}.results.json'
+
+
+def _origin(output: epath.Path) -> str:
+  """What the output was made from, '' where nothing says so."""
+  results = files.Workdir(output.parent).read_json(_results_name(output))
+  return results.get('made_from', '') if isinstance(results, dict) else ''
 
 
 def _clear(place: epath.Path, config: ConfigDict) -> None:
