@@ -219,7 +219,7 @@ def load(
     UserError: as the readers do; or a source has no rows, or twice the same.
   """
   if dedupe not in DEDUPES:
-    raise UserError(f'data.dedupe={dedupe!r} must be one of {", ".join(DEDUPES)}.')
+    raise UserError(f'dedupe={dedupe!r} must be one of {", ".join(DEDUPES)}.')
   rows: list[Trajectory] = []
   index: list[int] = []
   counters: dict[str, int] = {}
