@@ -141,7 +141,7 @@ def _check_no_workdir(source: str, folder: str) -> None:
     return
   if files.policy_folder(folder) != folder:
     raise UserError(
-      f'{source}: holds a policy, not a scorer; give the workdir of a run that trains one.'
+      f'{source}: holds a policy, not a scorer; give the workdir of a PRM.'
     )
   if job == 'train':
     raise UserError(
