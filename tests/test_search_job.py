@@ -231,7 +231,8 @@ def test_without_a_scorer_votes_decide(models, tmp_path, capsys):
   work = tmp_path / 'work'
   options = {'search__methods': 'best_of_n n=4', 'scorer': ''}
   assert run(argv(work, models, **options)) == 0
-  assert 'no scorer' in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert 'no scorer' in said and said.endswith(f'{work}: results.json, report.html\n')
   rows = rows_of(work)
   assert all(set(r['right']) == {'chosen', 'majority'} for r in rows)
   assert all(r['counts'].get('prm_read', 0) == 0 for r in rows)

@@ -148,7 +148,8 @@ def write(
     writer.say(_line(v))
   for text in said:
     writer.say(f'warning: {text}')
-  writer.say(f'{work.path}: {len(rows)} searches')
+  writer.say(f'{len(rows)} searches')
+  writer.say(work.where())
 
 
 def _line(v: Verdict) -> str:
