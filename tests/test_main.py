@@ -131,6 +131,10 @@ def test_mistakes_in_config_keys(word, expected, capsys, tmp_path):
     ({'data__train': 'x.jsonl:nothing'}, ("'nothing'", 'format')),
     ({'data__train': 'world:train@0'}, ('weight',)),
     ({'data__train': ''}, ('data.train: no data source is named',)),
+    (
+      {'data__train': '', 'data__validation_share': 0.1, 'data__validation': ''},
+      ('data.train: no data source is named',),
+    ),
     ({'data__label': 'nothing'}, ("'nothing'", 'on_track')),
     ({'data__truth': 'nothing'}, ("'nothing'",)),
     ({'data__limit': -1}, ('data.limit', '-1')),
