@@ -2,9 +2,10 @@
 
     python -m prm_jax.main --config=configs/NAME.py --config.train.steps=100
 
-An unknown key is an error. Sections become frozen dataclasses (WorldConfig,
-StepFormat, ModelSpec, HeadSpec, OptimizerConfig, CheckpointPolicy, ImportOptions)
-before any library code sees them; their docstrings say more about each key.
+An unknown key is an error; KEY=None takes back a `placeholder`. Sections become frozen
+dataclasses (WorldConfig, StepFormat, ModelSpec, HeadSpec, OptimizerConfig,
+CheckpointPolicy, ImportOptions) before any library code sees them; their docstrings say
+more about each key.
 """
 
 from ml_collections import ConfigDict

@@ -44,6 +44,7 @@ CHANGEABLE = ('parallel', 'logging', 'profile', 'shard', 'plan_only')
 SHOWN = ('study.metrics', 'study.reference', 'study.processes')
 # What a run leaves before it has done anything: such a workdir takes another config.
 PREPARATIONS = frozenset(('config.json', 'cache', lease.FILE, '.processes'))
+_READ = ('results.json', 'table.md', 'curves.jsonl', 'report.html')  # by people
 _WORLD = re.compile(r'\bworld(_exact)?:train\b')
 LOCK_SECONDS = 10.0  # a shard waits so long for another one's start
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -101,6 +102,10 @@ class Workdir:
   def write_samples(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
     """Writes `samples/NAME.jsonl.gz`, atomically."""
     jsonl.write_json_lines(self.path / 'samples' / f'{name}.jsonl.gz', rows)
+
+  def where(self) -> str:
+    """'runs/x: results.json, report.html', the last line of a job: what to read."""
+    return f'{self.path}: ' + ', '.join(n for n in _READ if (self / n).exists())
 
   def write_results(
     self,

@@ -55,13 +55,14 @@ def calibrate(work, trained, **changes):
   return arguments(work, CONFIG, **(options | changes))
 
 
-def test_fits_stores_and_reports(trained, tmp_path):
+def test_fits_stores_and_reports(trained, tmp_path, capsys):
   work = tmp_path / 'work'
   argv = calibrate(
     work, trained, data__pools='pool=world:heldout', adaptive__orders=2,
     evaluate__calibrate='isotonic', world__n_validation=60,
   )  # fmt: skip
   assert run(argv) == 0
+  assert capsys.readouterr().err.endswith(f'{work}: results.json, report.html\n')
   held = results(work)
   assert held['calibration']['kind'] == 'isotonic'
   assert held['calibration']['problems'] == 60 and held['calibration']['data_hash']

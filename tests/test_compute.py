@@ -100,6 +100,10 @@ def test_chosen_alone_and_the_others_corrected():
     compute.compare([good, good], line, sample)
   said = ' '.join(curves.warnings(found))
   assert 'Worse' in said and 'same' in said and 'dear' in said and 'good' not in said
+  exact = method('exact', base, 15_137_000)
+  dearer = majority([base, base], [10_000_000, 20_000_000])
+  row = curves.table('', compute.compare([exact], dearer, sample), '').rows[0]
+  assert row.cells[2] == pytest.approx(1.5137) and row.cells[6] == 15.137
 
 
 def test_a_bank_costs_what_its_samples_cost():

@@ -201,7 +201,8 @@ def test_the_job_names_the_rows_and_measures_without_them(tmp_path, capsys):
   assert {r['problem_id'] for r in shared} == {f'w{i}' for i in range(20)}
   assert all(r['problem']['match'] == f'train_{r["problem_id"]}_0' for r in shared)
   text = (tmp_path / 'check' / 'table.md').read_text()
-  assert '|set/steps/auroc|' in text and text in capsys.readouterr().out
+  assert '|set/steps/auroc|' in text and text in (said := capsys.readouterr()).out
+  assert said.err.endswith('check: results.json, table.md\n')
   # Again: done already. And nothing is left where every row is shared.
   assert run(checked(tmp_path / 'check', **more)) == 0
   more |= {'data.train': tmp_path / 'judged.jsonl'}

@@ -54,6 +54,13 @@ def test_parse_refuses(text, words):
     sources.parse(text)
 
 
+def test_a_workdir_is_no_folder_of_rows(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / 'solutions').mkdir()
+  with pytest.raises(UserError, match=f'folder of its rows, {tmp_path}/solutions.'):
+    sources.load(sources.parse(str(tmp_path)))
+
+
 def test_paths_are_looked_for_in_the_data_folder(tmp_path, monkeypatch):
   (tmp_path / 'a.jsonl').write_text('')
   monkeypatch.delenv('PRM_JAX_DATA', raising=False)

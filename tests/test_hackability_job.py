@@ -55,9 +55,10 @@ def attack(work, scorer, **changes):
   return arguments(work, CONFIG, **(options | changes))
 
 
-def test_report_says_what_fails(scorer, tmp_path):
+def test_report_says_what_fails(scorer, tmp_path, capsys):
   work = tmp_path / 'work'
   assert run(attack(work, scorer)) == 0
+  assert capsys.readouterr().err.endswith(f'{work}: results.json, report.html\n')
   held = results(work)
   assert held['job'] == 'hackability' and set(held['verdicts']['pool']) == ATTACKS - {
     TOKENS

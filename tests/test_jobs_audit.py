@@ -153,6 +153,7 @@ def test_complete_work_is_not_done_again(files, tmp_path, capsys):
   keys = {'audit__reference': f'{files}/reference.jsonl',
           'audit__labelled': f'mc={files}/run_2'}  # fmt: skip
   first = run(files, tmp_path, **keys)
+  assert capsys.readouterr().err.endswith(f'{tmp_path}: results.json, report.html\n')
   assert run(files, tmp_path, **keys) == first
   assert 'this audit is complete' in ''.join(capsys.readouterr())
 

@@ -317,7 +317,7 @@ def test_study_of_two_methods_and_two_seeds(tmp_path, capsys):
     )
     assert len(runs) == 8
     logs = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('log.txt')}
-    capsys.readouterr()
+    assert f'{tmp_path}: results.json, table.md' in capsys.readouterr().err
     assert run(words) == 0
     assert {p: p.stat().st_mtime_ns for p in logs} == logs
     broken = [*words, '--config.study.metrics=nothing']

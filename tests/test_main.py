@@ -57,6 +57,8 @@ def test_mistakes_on_the_command_line(words, expected, capsys, monkeypatch):
     ('batch_size=0', ("'batch_size'", "did you mean 'train.batch_size'?")),
     ('zzzzzzzz=0', ("'zzzzzzzz'", 'configs/base.py')),
     ('train=3', ("'train' is a section", 'train.accumulation')),
+    ('workdir=x', ('give --workdir=DIR',)),
+    ('train.steps=None', ('train.steps=None', 'a whole number')),
     ('train.steps=1.5', ('train.steps=1.5', 'a whole number')),
     ('train.steps=abc', ('train.steps=abc', 'a whole number')),
     ('train.steps=', ('train.steps=', 'a whole number')),
@@ -128,7 +130,11 @@ def test_mistakes_in_config_keys(word, expected, capsys, tmp_path):
     ({'data__train': 'world:trian'}, ("'trian'", 'train')),
     ({'data__train': 'x.jsonl:nothing'}, ("'nothing'", 'format')),
     ({'data__train': 'world:train@0'}, ('weight',)),
-    ({'data__train': ''}, ('no data source',)),
+    ({'data__train': ''}, ('data.train: no data source is named',)),
+    (
+      {'data__train': '', 'data__validation_share': 0.1, 'data__validation': ''},
+      ('data.train: no data source is named',),
+    ),
     ({'data__label': 'nothing'}, ("'nothing'", 'on_track')),
     ({'data__truth': 'nothing'}, ("'nothing'",)),
     ({'data__limit': -1}, ('data.limit', '-1')),
@@ -195,6 +201,19 @@ def test_command_line_becomes_a_locked_config(monkeypatch):
     config.train.stepps = 3
   flat = configuration.flatten(config)
   assert list(flat) == sorted(flat) and json.loads(json.dumps(flat)) == flat
+
+
+def test_none_resets_what_has_no_value_in_the_base(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  words = ['x', '--config=configs/pqm.py', '--config.objective.margin=None']
+  command = configuration.parse(words)
+  assert command.config.objective.margin is None
+  assert command.overrides == {'objective.margin': None}
+  assert command.line.endswith('margin=None --workdir=runs/pqm')
+  command = configuration.parse([*words, '--config.objective.margin=2'])
+  assert command.config.objective.margin == command.overrides['objective.margin'] == 2
+  command = configuration.parse([*words[:2], '--config.objective.margin=2', words[2]])
+  assert command.config.objective.margin is None
 
 
 def test_config_file_takes_an_argument(tmp_path, monkeypatch):

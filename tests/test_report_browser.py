@@ -224,6 +224,30 @@ def test_pairs_and_trees_do_not_scroll_sideways(show, trees, width, dark):
   assert tab.js(outside) == []
 
 
+@pytest.mark.parametrize('width', [320, 1280])
+def test_numbers_stay_in_their_boxes(show, width):
+  scores = (-2.114, -99.123, -1234.5)
+  reading = report.Reading('b', scores, 0, 0.0)
+  one = report.Sample(
+    'a', 'q', 'w', ('x',) * 3, scores, predicted_first_error=0, threshold=0.0
+  )
+  pair = dataclasses.replace(one, rival=reading)
+  nodes = [report.TreeNode(-1), *(report.TreeNode(0, ('x',), v) for v in scores)]
+  tree = report.Tree('t', 'q', nodes)
+  for samples in [one], [pair]:
+    data = report.ReportData('numbers', 'view', samples=samples, trees=[tree])
+    tab = show(data, width=width)
+    tab.js(UNFOLD)
+    outside = """[...document.querySelectorAll('.chip, .step .score')].filter(n => {
+      const text = document.createRange();
+      text.selectNodeContents(n.lastChild);
+      const [a, b] = [text.getBoundingClientRect(), n.getBoundingClientRect()];
+      return a.left < b.left || a.right > b.right;
+    }).map(n => n.textContent)"""
+    assert tab.js("document.querySelectorAll('.chip, .step .score').length") >= 6
+    assert tab.js(outside) == []
+
+
 def test_hostile_trees_and_pairs_do_nothing(show):
   rival = report.Reading(HOSTILE, (0.1,), 0, 0.5)
   sample = report.Sample(

@@ -89,6 +89,19 @@ def test_refusals(trl, rows, tmp_path, capsys):
   assert 'scorer_reference=DIR' in said(scorer=lm, scorer_adapter='eurus')
 
 
+def test_workdirs_without_a_scorer(rows, tmp_path, capsys):
+  def said(job):
+    keys = {'scorer': tmp_path, 'input': rows, 'output': tmp_path / 'x.jsonl'}
+    (tmp_path / 'config.json').write_text(json.dumps({'job': job}))
+    return refusal(tool('score', **keys), capsys)
+
+  end = 'a train run that has not finished; run its command again.'
+  assert said('train').endswith(f'{tmp_path}: {end}')
+  assert f"{tmp_path}: the workdir of the job 'search'" in said('search')
+  (tmp_path / 'policy').mkdir()
+  assert f'{tmp_path}: holds a policy, not a scorer' in said('train')
+
+
 def test_an_implicit_prm_keeps_the_references_numbers(tmp_path, rows):
   policy = folder_of(tmp_path, 'qwen2_untied')
   reference = folder_of(tmp_path, 'qwen2_tied')

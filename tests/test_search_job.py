@@ -24,8 +24,8 @@ from tiny_runs import (
 )
 
 from prm_jax import exports, jsonl, records
-from prm_jax.evaluation import compute
-from prm_jax.jobs import chunks, searchers
+from prm_jax.evaluation import compute, intervals
+from prm_jax.jobs import chunks, search_results, searchers
 from prm_jax.models import lm
 from prm_jax.models import scorer as scoring_model
 from prm_jax.specs import HeadSpec, ScorerSpec, StepFormat
@@ -109,12 +109,17 @@ def test_what_a_search_leaves(straight):
     assert not cut_off or (t.answer is None and t.verdicts['exact'].value is None)
   found = results(straight)
   assert found['job'] == 'search' and found['counters']['searches'] == 12
+  assert {'tokens/prm_read', 'search/beams', 'search/depths_summed'} <= set(
+    found['counters']
+  )
   assert found['counters']['problems_compared'] == 6
   assert found['provenance']['covers'] == 'all chunks'
   metrics = found['metrics']
   names = {v['method'] for v in found['methods']}
   assert 'beam(n=4,width=2).vote' in names and 'best_of_n(n=2).best' in names
   assert 'best_of_n(n=8).best' not in names  # dearer than all samples without a PRM
+  dear = [w for w in found['warnings'] if w.startswith('Not compared: best_of_n')]
+  assert 'N = 8, which' in dear[0] and 'than all 8 samples' in dear[0]
   assert sum(v['chosen'] for v in found['methods']) == 1
   for v in found['methods']:
     assert metrics[f'test/search/{v["method"]}'] == v['right'] and v['right']['n'] == 4
@@ -128,6 +133,22 @@ def test_what_a_search_leaves(straight):
     until = line['seconds_until_done']
     assert len(until) == line['problems'] and min(until.values()) > 0
     assert max(until.values()) <= line['seconds']
+
+
+def test_the_headline_is_the_largest_gain_that_is_defined():
+  def verdict(name, gain):
+    known = intervals.Estimate(gain, None, None, 4)
+    n = None if gain is None else 2.0
+    return compute.Verdict(
+      name, True, known, known, n, known, None, None, known, known, known,
+      shown='not shown',
+    )  # fmt: skip
+
+  held = search_results.Held([], np.zeros(0, bool), [], {}, {})
+  gains = {'a.vote': -0.2, 'b.vote': None, 'c.vote': -0.1}
+  said = search_results._headline(held, [verdict(*g) for g in gains.items()])
+  assert said[0][0] == 'problems/search/c.vote-majority@equal_flops'
+  assert 'c.vote, the largest gain of those compared' in said[0][1]
 
 
 def test_cost_of_one_problem_by_hand(straight, models):
@@ -210,7 +231,8 @@ def test_without_a_scorer_votes_decide(models, tmp_path, capsys):
   work = tmp_path / 'work'
   options = {'search__methods': 'best_of_n n=4', 'scorer': ''}
   assert run(argv(work, models, **options)) == 0
-  assert 'no scorer' in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert 'no scorer' in said and said.endswith(f'{work}: results.json, report.html\n')
   rows = rows_of(work)
   assert all(set(r['right']) == {'chosen', 'majority'} for r in rows)
   assert all(r['counts'].get('prm_read', 0) == 0 for r in rows)

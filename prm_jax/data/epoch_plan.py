@@ -88,8 +88,8 @@ def check_buckets(buckets: Sequence[int], lengths: np.ndarray) -> tuple[int, ...
   longest = int(lengths.max())
   if not out or out[0] < 1 or out[-1] < longest:
     raise UserError(
-      f'data.buckets={list(buckets)}: lengths of at least 1 are needed, the longest at '
-      f'least {longest} (the longest row); add one or lower step_format.max_length.'
+      f'buckets={list(buckets)}: lengths of at least 1 are needed, the longest at '
+      f'least {longest} (the longest row); add one or lower format.max_length.'
     )
   return out
 

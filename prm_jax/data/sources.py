@@ -38,6 +38,7 @@ WORLD = 'world'
 WORLD_EXACT = 'world_exact'
 WORLDS = (WORLD, WORLD_EXACT)
 DATA_VARIABLE = 'PRM_JAX_DATA'
+_ROWS = ('solutions', 'labelled', 'candidates')  # folders of rows in a workdir
 DEDUPES = ('none', 'across', 'all', 'refuse')
 LEAKS = ('count', 'drop', 'error')
 _NAME = re.compile(r'([A-Za-z][\w.-]*)=(.*)', re.DOTALL)
@@ -103,8 +104,8 @@ class Mixture:
     )
 
 
-def parse(text: str | Iterable[str]) -> list[Source]:
-  """Sources from 'a, b, ...' or a list of such texts.
+def parse(text: str | Iterable[str], key: str = '') -> list[Source]:
+  """Sources from 'a, b, ...' or a list of such texts; `key` names it in messages.
 
   Raises:
     UserError: nothing is named, a format or world split is unknown, a weight is not
@@ -114,7 +115,8 @@ def parse(text: str | Iterable[str]) -> list[Source]:
   items = [s.strip() for part in parts for s in part.split(',') if s.strip()]
   if not items:
     raise UserError(
-      'no data source is named; give path[:format][@weight] or world:SPLIT.'
+      f'{key}{": " if key else ""}no data source is named; give '
+      'path[:format][@weight] or world:SPLIT.'
     )
   out = [_parse_one(item) for item in items]
   for name, n in Counter(s.name for s in out).items():
@@ -177,6 +179,18 @@ def resolve(path: str) -> str:
   raise UserError(f'{path}: no such file here{looked}; check the path.')
 
 
+def rows_of(path: str) -> str:
+  """As `resolve`, and no workdir: what lies beside the rows there is none of them."""
+  found = resolve(path)
+  folder = Path(found)
+  for name in _ROWS if (folder / 'config.json').is_file() else ():
+    if (folder / name).is_dir():
+      raise UserError(
+        f'{path}: the workdir of a job; give the folder of its rows, {folder / name}.'
+      )
+  return found
+
+
 def is_there(path: str) -> bool:
   """Whether `resolve` finds something."""
   root = os.environ.get(DATA_VARIABLE, '')
@@ -219,7 +233,7 @@ def load(
     UserError: as the readers do; or a source has no rows, or twice the same.
   """
   if dedupe not in DEDUPES:
-    raise UserError(f'data.dedupe={dedupe!r} must be one of {", ".join(DEDUPES)}.')
+    raise UserError(f'dedupe={dedupe!r} must be one of {", ".join(DEDUPES)}.')
   rows: list[Trajectory] = []
   index: list[int] = []
   counters: dict[str, int] = {}
@@ -253,7 +267,7 @@ def _read(
   if source.format in WORLDS:
     exact = source.format == WORLD_EXACT
     return arithmetic.split(world, source.path, exact=exact), {}
-  return importers.read(resolve(source.path), source.format, options, distinct=distinct)
+  return importers.read(rows_of(source.path), source.format, options, distinct=distinct)
 
 
 def _dedupe(mixture: Mixture, how: str) -> Mixture:

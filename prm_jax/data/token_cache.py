@@ -352,7 +352,7 @@ def _nothing_left(counters: dict[str, int], label: str, fmt: Format) -> str:
   if set(words) == {'unlabelled'}:
     todo = f'check that label set {label!r} holds labels, and the label policy'
   elif {'too_long', 'labels_cut'} & set(words):
-    which = 'text' if isinstance(fmt, TextFormat) else 'step_format'
+    which = 'text' if isinstance(fmt, TextFormat) else 'format'
     todo = f'raise {which}.max_length (now {fmt.max_length})'
   elif set(words) == {'wrong'}:
     todo = 'give solutions that reach the right answer, or set policy.train_on=all'

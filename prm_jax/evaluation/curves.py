@@ -146,11 +146,11 @@ def table(title: str, verdicts: Sequence[Verdict], note: str) -> Table:
         [
           v.right.metric(),
           v.majority.metric() if known else None,
-          None if v.n is None else round(v.n, 1),
+          v.n,
           v.difference.metric() if known else None,
           v.p,
           v.p_holm,
-          None if v.flops.value is None else round(v.flops.value / _MILLION, 1),
+          None if v.flops.value is None else v.flops.value / _MILLION,
           _rounded(v.policy_tokens.value),
           _rounded(v.prm_tokens.value),
           v.shown,

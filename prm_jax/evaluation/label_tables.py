@@ -87,7 +87,7 @@ def add(
       {
         **first,
         **wrong,
-        'ambiguous rows': (ACCURACY, AMBIGUOUS),
+        'first error, ambiguous rows': (ACCURACY, AMBIGUOUS),
         'undecided': ('undecided', ''),
         **spent,
       },

@@ -254,7 +254,7 @@ def read_split(
     found = {k for t in trajectories for k in (*t.labels, *t.first_error)}
     raise UserError(
       f'split {name!r}: no solution carries the truth {truth!r} (found: '
-      f'{", ".join(sorted(found)) or "none"}); name one of those.'
+      f'{", ".join(sorted(found)) or "none"}); name in data.truth one that they carry.'
     )
   if len(kinds) > 1:
     raise UserError(

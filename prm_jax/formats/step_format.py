@@ -195,7 +195,7 @@ def check(
   ):
     if value.count(slot) != 1:
       raise UserError(
-        f'step_format.{key}={value!r} must contain {slot} exactly once, so that the '
+        f'format.{key}={value!r} must contain {slot} exactly once, so that the '
         'text has a place in it.'
       )
   for key, value, known in (
@@ -205,14 +205,14 @@ def check(
     ('marker_in_text', fmt.marker_in_text, IN_TEXT),
   ):
     if value not in known:
-      raise UserError(f'step_format.{key}={value!r} must be one of {", ".join(known)}.')
+      raise UserError(f'format.{key}={value!r} must be one of {", ".join(known)}.')
   _check_marker(fmt, tokenizer)
   empty = question_text(fmt, '') + step_text(fmt, '', 1)
   shortest = len(bos_ids(fmt, tokenizer)) + len(marker_ids(fmt, tokenizer))
   shortest += len(tokenizer.encode(empty))
   if fmt.max_length < max(shortest, 1):
     raise UserError(
-      f'step_format.max_length={fmt.max_length} is below the {shortest} tokens of an '
+      f'format.max_length={fmt.max_length} is below the {shortest} tokens of an '
       'empty question and step; raise it.'
     )
   if vocab_size is not None and tokenizer.vocab_size > vocab_size:
@@ -238,12 +238,12 @@ def _check_marker(fmt: StepFormat, tokenizer: Tokenizer) -> None:
     # An ordinary token may stand in a template; it is read by its place.
     if fmt.marker_in_text != 'allow' and fmt.marker and fmt.marker in value:
       raise UserError(
-        f'step_format.{key}={value!r} holds the marker {fmt.marker!r}, which is '
+        f'format.{key}={value!r} holds the marker {fmt.marker!r}, which is '
         'appended after each step anyway; leave it out there.'
       )
   if fmt.marker_in_text == 'split' and (not fmt.marker or not fmt.extends):
     raise UserError(
-      f"step_format.marker_in_text='split' with marker={fmt.marker!r} and encoding="
+      f"format.marker_in_text='split' with marker={fmt.marker!r} and encoding="
       f"{fmt.encoding!r}: it needs a marker to cut at and encoding 'pieces' or "
       "'joined'."
     )
@@ -260,7 +260,7 @@ def _check_marker(fmt: StepFormat, tokenizer: Tokenizer) -> None:
     text = question_text(fmt, 'x') + step_text(fmt, 'x', 1) + fmt.marker
     seen = tokenizer.encode(text)
     raise UserError(
-      f'step_format.marker={fmt.marker!r} is token {marker} alone but not after a '
+      f'format.marker={fmt.marker!r} is token {marker} alone but not after a '
       f'step ({text!r} gives {seen[-8:]}, last token '
       f'{tokenizer.decode(seen[-1:])!r}); write it as it stands there, for example '
       'with the blank before it, or add it as a special token.'

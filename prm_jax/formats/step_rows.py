@@ -125,7 +125,7 @@ def bos_ids(fmt: StepFormat, tokenizer: Tokenizer) -> list[int]:
     return []
   if tokenizer.bos_id is None:
     raise UserError(
-      'step_format.add_bos is set, but the tokenizer has no beginning-of-sequence '
+      'format.add_bos is set, but the tokenizer has no beginning-of-sequence '
       'token; unset it.'
     )
   return [tokenizer.bos_id]
@@ -151,10 +151,10 @@ def marker_ids(fmt: StepFormat, tokenizer: Tokenizer) -> tuple[int, ...]:
   if fmt.marker_in_text == 'allow' and pieces:
     return tuple(pieces)
   raise UserError(
-    f'step_format.marker={fmt.marker!r} is {len(pieces)} tokens {pieces[:8]} of this '
+    f'format.marker={fmt.marker!r} is {len(pieces)} tokens {pieces[:8]} of this '
     'tokenizer and must be exactly one; choose one of its special tokens, add the '
     'marker to its vocabulary, or, for a separator of several ordinary tokens, set '
-    "step_format.marker_in_text to 'allow'."
+    "format.marker_in_text to 'allow'."
   )
 
 
@@ -181,7 +181,7 @@ def refuse_length(fmt: StepFormat, name: str, length: int) -> None:
   """Raises if a row of `length` tokens is too long and this is to be an error."""
   if fmt.truncation == 'error':
     raise UserError(
-      f'{name}: {length} tokens are more than step_format.max_length='
-      f'{fmt.max_length}; raise it, or set step_format.truncation to '
+      f'{name}: {length} tokens are more than format.max_length='
+      f'{fmt.max_length}; raise it, or set format.truncation to '
       "'drop_example' or 'drop_steps'."
     )

@@ -109,6 +109,8 @@ def load_scorer(
   if own and not adapter:
     _check_no_separator(source, separator)
     return _own(source, folder, shardings, dtype)
+  if not own:
+    _check_no_workdir(source, folder)
   if not checkpoints.is_checkpoint(folder):
     raise UserError(
       f'{source}: neither a scorer of ours ({exports.SPEC}) nor a Hugging Face '
@@ -128,6 +130,27 @@ def _check_no_separator(source: str, separator: str) -> None:
       f'scorer_separator={separator!r}: {source} says itself how its steps end; leave '
       'it out.'
     )
+
+
+def _check_no_workdir(source: str, folder: str) -> None:
+  """A workdir without a scorer has a config.json too: that of the job."""
+  if not checkpoints.is_checkpoint(folder):
+    return
+  job = checkpoints.read_config(folder).get('job')
+  if job is None:
+    return
+  if files.policy_folder(folder) != folder:
+    raise UserError(
+      f'{source}: holds a policy, not a scorer; give the workdir of a PRM.'
+    )
+  if job == 'train':
+    raise UserError(
+      f'{source}: a train run that has not finished; run its command again.'
+    )
+  raise UserError(
+    f'{source}: the workdir of the job {job!r}, which holds no scorer; give that of a '
+    'train run.'
+  )
 
 
 def _known() -> str:

@@ -259,11 +259,12 @@ def load(
   dedupe: str = 'across',
   weigh_once: str = '',
   noise: str = '',
+  key: str = '',
 ) -> Mixture:
-  """Rows of the sources that `text` names, at most `data.limit` of each; see
-  `sources.load`."""
+  """Rows of the sources that `text`, the value of `key`, names, at most `data.limit`
+  of each; see `sources.load`."""
   return sources.load(
-    sources.parse(text),
+    sources.parse(text, key),
     options(config),
     world(config),
     dedupe=dedupe,
@@ -291,6 +292,7 @@ def training(config: ConfigDict) -> tuple[Mixture, Mixture | None]:
     config.data.train,
     weigh_once=label if config.data.weigh_once else '',
     noise=label if '@' in label else '',
+    key='data.train',
   )
   return sources.hold_out(mixture, share, seed=0) if share else (mixture, None)
 

@@ -252,6 +252,7 @@ def _write(
     writer.say(line)
   for warning in found.warnings:
     writer.say(f'warning: {warning}')
+  writer.say(work.where())
 
 
 def _headline(found: EvaluationResult) -> list[str]:

@@ -230,7 +230,7 @@ def _write(
   )  # fmt: skip
   for text in warnings:
     writer.say(f'warning: {text}')
-  writer.say(f'{work.path}: results.json, curves.jsonl, report.html')
+  writer.say(work.where())
 
 
 def _path(rule: Rule) -> str:

@@ -323,6 +323,7 @@ def _write(
     writer.say(f'{path}: {_shown(found.metrics[path])}')
   for warning in found.warnings:
     writer.say(f'warning: {warning}')
+  writer.say(work.where())
 
 
 def _definitions(found: EvaluationResult) -> dict[str, str]:

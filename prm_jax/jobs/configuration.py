@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from prm_jax import field_types
 from prm_jax.errors import UserError
@@ -71,6 +71,7 @@ def parse(argv: Sequence[str]) -> Command:
   for word in rest[1:]:
     if found := _OVERRIDE.match(word):
       _check_key(found[1], known)
+  rest, unset = _unset(config, rest)
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   try:
@@ -87,7 +88,7 @@ def parse(argv: Sequence[str]) -> Command:
   for key, value in flatten(config).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
-  overrides = dict(config_flags.get_override_values(values['config']))
+  overrides = dict(config_flags.get_override_values(values['config'])) | unset
   given = values['workdir'].value
   workdir = given or f'runs/{_stem(file)}'
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
@@ -165,9 +166,43 @@ def _one_line(error: BaseException) -> str:
   return ' '.join(str(error).split()).rstrip('.')
 
 
+def _unset(
+  config: ConfigDict, words: Sequence[str]
+) -> tuple[list[str], dict[str, None]]:
+  """Takes KEY=None out of the words, for keys that are placeholders in the base.
+
+  The parser of flags reads a value by the type of its key, and None is of none.
+
+  Returns:
+    The words that are left, and the keys that stay None.
+  """
+  places = {
+    f'{section}.{key}'
+    for section, held in config.items()
+    if isinstance(held, ConfigDict)
+    for key, value in held.items(preserve_field_references=True)
+    if isinstance(value, FieldReference)
+  }
+  left: list[tuple[str, str]] = []
+  unset: dict[str, None] = {}
+  for word in words:
+    found = _OVERRIDE.match(word)
+    key = found[1] if found else ''
+    unset.pop(key, None)
+    if key in places and word.endswith('=None'):
+      left = [held for held in left if held[0] != key]
+      config.update_from_flattened_dict({key: None})
+      unset[key] = None
+    else:
+      left.append((key, word))
+  return [word for _, word in left], unset
+
+
 def _check_key(key: str, known: Mapping[str, Any]) -> None:
   if key in known:
     return
+  if key == 'workdir':
+    raise UserError('the workdir is no config key; give --workdir=DIR.')
   inside = [k for k in known if k.startswith(f'{key}.')]
   if inside:
     raise UserError(

@@ -82,6 +82,7 @@ def run(command: Command) -> None:
       about,
     )
     print(text)
+    writer.say(work.where())
 
 
 def _share(n: int, rows: int) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _write(
     summary=summary,
     verdicts=attacks.verdicts,
   )
-  for line in [*_lines(attacks), summary, *found.warnings]:
+  for line in [*_lines(attacks), summary, *found.warnings, work.where()]:
     writer.say(line)
 
 

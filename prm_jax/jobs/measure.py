@@ -239,9 +239,7 @@ def write(
   )  # fmt: skip
   for line in pages.summary_lines(found):
     writer.say(line)
-  writer.say(
-    f'{work.path}: results.json' + (', report.html' if command.config.report else '')
-  )
+  writer.say(work.where())
 
 
 def _sample_rows(

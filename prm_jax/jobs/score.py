@@ -189,7 +189,7 @@ def _rows(config: ConfigDict) -> Callable[[], Iterator[Trajectory]]:
   if len(named) > 1 or named[0].format != sources.RECORDS:
     held = assemble.load(config, config.input, dedupe='none').trajectories
     return lambda: iter(held)
-  path, options = sources.resolve(named[0].path), assemble.options(config)
+  path, options = sources.rows_of(named[0].path), assemble.options(config)
   limit = config.data.limit or None
   return lambda: itertools.islice(importers.stream(path, options), limit)
 

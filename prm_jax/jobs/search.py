@@ -175,7 +175,7 @@ class Maker:
       mine = flat[start : start + len(result.candidates)]
       start += len(mine)
       rows.append(self._row(method, problem, result, mine, scorer))
-      counters.update({f'tokens/{k}': n for k, n in result.counts.items()})
+      counters.update({_counter(k): n for k, n in result.counts.items()})
       counters[f'skipped/{result.skipped}'] += bool(result.skipped)
     verdict = self._config.data.checker
     for t in flat:
@@ -248,6 +248,13 @@ class Maker:
       'flops': self._prices.flops(result.counts),
       'meta': result.meta,
     }
+
+
+def _counter(count: str) -> str:
+  """Name among the counters of a count that `driver.Result` describes."""
+  if count.startswith(('policy_', 'prm_')):
+    return f'tokens/{count}'
+  return 'search/depths_summed' if count == 'depth' else f'search/{count}'
 
 
 def _with_own_tokens(scorer: Scorer, rows: list[Trajectory]) -> list[Trajectory]:

@@ -92,12 +92,18 @@ def write(
   verdicts: list[Verdict] = []
   definitions: dict[str, str] = {}
   if held.ids and not held.first.all():
-    verdicts, chart, charged = _compare(config, held)
+    verdicts, chart, charged, dear = _compare(config, held)
     metrics, definitions = _metrics(config, held, verdicts, charged)
     note = _note(held, prices, charged)
     tables.append(curves.table('Searches at equal compute', verdicts, note))
     charts += [chart] if chart else []
     said = curves.warnings(verdicts) if held.lines else []
+    if dear:
+      said.append(
+        f'Not compared: {searchers.BANK} with N = {", ".join(map(str, dear))}, which '
+        f'with the scorer cost more than all {held.lines[curves.MAJORITY].sizes[-1]} '
+        'samples without it; give best_of_n a larger n.'
+      )
     if not held.lines and len(searches):
       said.append(
         'No best_of_n is among search.methods, so nothing says what the majority vote '
@@ -142,7 +148,8 @@ def write(
     writer.say(_line(v))
   for text in said:
     writer.say(f'warning: {text}')
-  writer.say(f'{work.path}: {len(rows)} searches')
+  writer.say(f'{len(rows)} searches')
+  writer.say(work.where())
 
 
 def _line(v: Verdict) -> str:
@@ -261,20 +268,24 @@ def _lines(
 
 def _compare(
   config: ConfigDict, held: Held
-) -> tuple[list[Verdict], LineChart | None, bool]:
-  """Verdicts and curves over the problems that report; whether FLOPs are known."""
+) -> tuple[list[Verdict], LineChart | None, bool, list[int]]:
+  """Verdicts and curves over the problems that report; whether FLOPs are known; the N
+  of the bank at which a scorer's reading costs more than the bank reaches."""
   guided = [
-    m
+    (n, m)
     for name in (curves.VOTE, curves.BEST)
     if name in held.lines
     for n, m in zip(held.lines[name].sizes, held.lines[name].methods)
     if n > 1
   ]
+  dear: list[int] = []
   majority = held.lines.get(curves.MAJORITY)
   if majority is not None:  # the others are on the curves
     reached = lambda m: compute.at_equal_compute(m, majority).n is not None
-    guided = [m for m in guided if reached(m) or not np.isfinite(m.flops).all()]
-  methods = [*held.methods, *guided]
+    fits = lambda m: reached(m) or not np.isfinite(m.flops).all()
+    dear = sorted({n for n, m in guided if not fits(m)})
+    guided = [(n, m) for n, m in guided if fits(m)]
+  methods = [*held.methods, *(m for _, m in guided)]
   chosen = None
   report_on = np.flatnonzero(~held.first)
   if held.first.any() and majority is not None:
@@ -303,7 +314,7 @@ def _compare(
   )
   chart = curves.chart('Share solved against compute', lines, series, sample, note)
   charged = all(np.isfinite(m.flops).all() for m in methods)
-  return verdicts, chart, charged
+  return verdicts, chart, charged, dear
 
 
 def _metrics(
@@ -374,12 +385,12 @@ def _note(held: Held, prices: Prices, charged: bool) -> str:
 
 def _headline(held: Held, verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
   where = TEST if held.first.any() else ALL
-  known = [v for v in verdicts if v.n is not None and v.guided]
+  known = [v for v in verdicts if v.difference.value is not None and v.guided]
   best = next((v for v in known if v.chosen), None)
   if best is None:
     best = max(known, key=lambda v: v.difference.value or 0.0, default=None)
   if best is None:
     return []
-  how = 'chosen on validation' if best.chosen else 'the highest of all methods here'
+  how = 'chosen on validation' if best.chosen else 'the largest gain of those compared'
   path = f'{where}/search/{best.method}-majority@equal_flops'
   return [(path, f'{best.method}, {how}: {best.shown} against the majority vote.')]

@@ -281,6 +281,7 @@ def _tabulate(
     chosen={'/'.join(filter(None, k)): list(v) for k, v in chosen.items()},
   )
   print(text)
+  writer.say(work.where())
 
 
 def _heading(metric: str, setting: str, reference: str) -> list[str]:

@@ -181,7 +181,7 @@ def _is_plain_world(
 
   Then its arrays do, without a record for each of several 100,000 rows.
   """
-  first, *others = sources.parse(config.data.train)
+  first, *others = sources.parse(config.data.train, 'data.train')
   whole = first.weight == 1 and not others and not config.data.weigh_once
   if not whole or first.format not in sources.WORLDS or first.path != 'train':
     return False
@@ -196,7 +196,7 @@ def _n_of_world(config: ConfigDict, *most: int) -> int:
 
 
 def _is_exact(config: ConfigDict) -> bool:
-  return sources.parse(config.data.train)[0].format == sources.WORLD_EXACT
+  return sources.parse(config.data.train, 'data.train')[0].format == sources.WORLD_EXACT
 
 
 def _of_world(config: ConfigDict) -> Sequence[Trajectory]:
