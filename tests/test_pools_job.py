@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_runs import arguments, run, write_lines
+from tiny_runs import arguments, refusal, results, run, write_lines
 
 from prm_jax import main
 
@@ -108,3 +108,17 @@ def test_the_line_takes_the_scorer_s_own_reduction(tmp_path, capsys):
   said = capsys.readouterr().err
   assert 'pool/best_of_n/prm_last-majority@4: ' in said
   assert 'prm_min-majority' not in said
+
+
+@pytest.mark.parametrize('limit', [4, 6])
+def test_a_limit_leaves_scores_of_others_alone(limit, toy, tmp_path, capsys):
+  keys = {'data__limit': limit, 'report': False}
+  assert run(pools_argv(tmp_path / 'work', toy, **keys)) == 0
+  counters = results(tmp_path / 'work')['counters']
+  assert counters['toy/best_of_n/candidates'] == limit
+  # Without one, pool and scores must be of the same rows.
+  line = (tmp_path / 'toy.jsonl').read_text().splitlines()[0]
+  one = write_lines(tmp_path / 'one.jsonl', [line])
+  fewer = {**toy, 'data__pools': f'toy={one}:bon_pools'}
+  said = refusal(pools_argv(tmp_path / 'other', fewer), capsys)
+  assert "'p1', candidate 0 is not in the pool" in said

@@ -313,7 +313,9 @@ def _with_saved(
   _read(config, {n: named[n] for n in pools}, found)
   for where in pools:
     if where in of_pools:
-      found.sets[where] = attach_scores(found.sets[where], of_pools[where], name)
+      found.sets[where] = attach_scores(
+        found.sets[where], of_pools[where], name, part=bool(config.data.limit)
+      )
     else:
       _join(found, where, held, unused, name)
   without = [
