@@ -204,7 +204,12 @@ def test_a_partial_set_carries_its_counts(data, tmp_path, capsys):
   assert run(suite(tmp_path / 'work', score_files=scores, **keys)) == 0
   assert 'process_bench[4 of 3400]' in capsys.readouterr().out
   results = json.loads((tmp_path / 'work' / 'results.json').read_text())
-  assert results['counters']['score_files/rows_of_no_benchmark'] == 8
+  counters = results['counters']
+  assert counters['score_files/rows_of_no_benchmark'] == 8
+  read = {k: counters[f'process_bench.gsm8k/read/{k}'] for k in ('rows', 'steps')}
+  assert read == {'rows': 6, 'steps': 12}
+  assert counters['process_bench.gsm8k/read/trajectories'] == 4
+  assert counters['process_bench.gsm8k/read/left_out_by_limit'] == 2
 
 
 def drop_score(rows):

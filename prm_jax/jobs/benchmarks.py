@@ -127,11 +127,13 @@ def _read(
   """
   for name, source in named.items():
     path = sources.resolve(source.path)
-    rows, counted = importers.read(
-      path, source.format, assemble.options(config), distinct=True
+    found.sets[name], counted = importers.read(
+      path,
+      source.format,
+      assemble.options(config),
+      distinct=True,
+      limit=config.data.limit,
     )
-    limit = config.data.limit
-    found.sets[name] = rows[:limit] if limit else rows
     found.counters.update({f'{name}/read/{k}': n for k, n in counted.items() if n})
     _hash(found, path)
 
