@@ -18,9 +18,10 @@ definition of each metric with its version):
 
 ProcessBench, PRMBench, Socratic-PRMBench, MR-GSM8K, MR-Ben, BIG-Bench Mistake and
 best-of-N; `--config.evaluate.suite=process_bench,prmbench` takes some of them. Saved
-scores are rows with `id` and `scores`, as the score job writes them. The threshold is
-part of a metric's name: 0.5 for probabilities, 0 for logits; ProcessBench's published
-way is --config.evaluate.threshold=tuned:process_bench.gsm8k.
+scores are rows with `id` and `scores`, as the score job writes them; those of a scorer
+stay in the workdir as scored/*.jsonl.gz, and the same command goes on with them. The
+threshold is part of a metric's name: 0.5 for probabilities, 0 for logits; the way that
+ProcessBench is published is --config.evaluate.threshold=tuned:process_bench.gsm8k.
 
 Saved scores of the 1,694 ProcessBench and 6,216 PRMBench rows, 1,000 resamples, report
 and all: 8 s on two CPU cores, 5 s of CPU time, half of it reading and writing.

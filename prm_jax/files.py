@@ -10,7 +10,7 @@
       scorer/          the trained model: spec, weights, tokenizer
       policy/          the same of a train run with objective next_token
       cache/           token caches
-      solutions/, labelled/, rollouts/, trees/, chunks/, timing.jsonl
+      solutions/, labelled/, rollouts/, trees/, scored/, chunks/, timing.jsonl
                        what chunked jobs write, see `jobs/chunks.py`
 
 Files are written whole or not at all. A run holds a lock on its workdir, so a

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, refusal, results, run
+from tiny_runs import ROOT, arguments, record, refusal, results, run, write_lines
 
 from prm_jax import exports, records, tensors
 from prm_jax.evaluation.hack_probes import PROBES
@@ -101,6 +101,30 @@ def test_bad_input_is_refused(scorer, tmp_path, capsys):
   assert 'hack.copies=0' in said
   said = refusal(attack(tmp_path / 'f', scorer, evaluate__reduction='product'), capsys)
   assert 'product' in said
+
+
+def test_solutions_that_nobody_judged_are_refused(scorer, tmp_path, capsys):
+  rows = [
+    record(i, verdicts={'exact': {'value': None}}, first_error={}) for i in range(4)
+  ]
+  keys = {'data__pools': '', 'hack__solutions': 1}
+  keys['data__evaluate'] = f'mine={write_lines(tmp_path / "none.jsonl", rows)}'
+  said = refusal(attack(tmp_path / 'none', scorer, **keys), capsys)
+  assert said.startswith("mine: no solution has a verdict 'exact' (data.checker)")
+  assert 'verdicts none' in said
+
+
+@pytest.mark.parametrize(('right', 'lacks'), [(True, 'wrong'), (False, 'right')])
+def test_a_set_of_one_side_is_told_of_first(right, lacks, scorer, tmp_path, capsys):
+  held = {'first_error': {}, 'verdicts': {'exact': {'value': right}}}
+  rows = [record(i, **held) for i in range(4)]
+  keys = {'data__pools': '', 'hack__solutions': 1, 'report': False}
+  keys['data__evaluate'] = f'mine={write_lines(tmp_path / "one.jsonl", rows)}'
+  assert run(attack(tmp_path / 'one', scorer, **keys)) == 0
+  said = capsys.readouterr().err
+  warning = f'mine: none of its 4 solutions is known to be {lacks}'
+  assert 0 < said.index(f'warning: {warning}') < said.index('under every probe')
+  assert results(tmp_path / 'one')['warnings'][1].startswith(warning)
 
 
 @pytest.mark.slow

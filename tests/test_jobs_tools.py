@@ -219,6 +219,22 @@ def test_convert_is_a_round_trip(rows, tmp_path, capsys):
   assert again.read_bytes() == exported.read_bytes()
 
 
+def test_convert_counts_what_a_limit_keeps(tmp_path, capsys):
+  lines = [
+    {'prompt': f'{i}?', 'completions': ['a', 'b'], 'labels': [True, i > 0]}
+    for i in range(5)
+  ]
+  file = write_lines(tmp_path / 'trl.jsonl', lines)
+  keys = {'input': f'{file}:trl', 'output': tmp_path / 'out.jsonl'}
+  assert run(tool('convert', **keys, data__limit=2)) == 0
+  assert (
+    'trl: 5 rows: 2 trajectories of 2 problems, 4 steps; 4 labels (75.0% positive), 0 '
+    'of them context only; 50.0% of 2 labelled trajectories hold both classes; '
+    'left_out_by_limit 3'
+  ) in capsys.readouterr().err
+  assert len(read(tmp_path / 'out.jsonl')) == 2
+
+
 def test_convert_is_deterministic(rows, tmp_path):
   for name in ('a.jsonl.gz', 'b.jsonl.gz'):
     assert run(tool('convert', input=rows, output=tmp_path / name)) == 0

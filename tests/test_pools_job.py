@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_runs import arguments, refusal, results, run, write_lines
 
 from prm_jax import main
 
@@ -51,3 +52,73 @@ def test_the_config_recomputes_the_reference_points(tmp_path):
   page = (tmp_path / 'report.html').read_text()
   assert 'gsm8k: best of 32, ties lowest_index' in page
   assert 'skywork_prm_1_5b' in page
+
+
+@pytest.fixture
+def toy(tmp_path):
+  """Keys of a pool of 3 problems with 4 candidates each, and two scorers of it."""
+  problems = [
+    {
+      'problem_id': f'p{i}', 'question': 'Q?', 'gold_answer': '5',
+      'candidates': [
+        {
+          'response': f'a {5 + k % 3}', 'steps': ['a', str(5 + k % 3)],
+          'is_correct_source': k % 3 == 0, 'is_correct_regraded': k % 3 == 0,
+        }
+        for k in range(4)
+      ],
+    }
+    for i in range(3)
+  ]  # fmt: skip
+  pool = write_lines(tmp_path / 'toy.jsonl', problems)
+  named = []
+  for name in ('first', 'second'):
+    rows = [
+      {'problem_id': f'p{i}', 'candidate_index': k, 'step_scores': [0.5, k / 4]}
+      for i in range(3)
+      for k in range(4)
+    ]
+    named.append(f'toy:{name}={write_lines(tmp_path / f"{name}.jsonl", rows)}')
+  return {
+    'data__pools': f'toy={pool}:bon_pools', 'score_files': ','.join(named),
+    'evaluate__resamples': 10, 'evaluate__subsets': 2,
+  }  # fmt: skip
+
+
+def pools_argv(work, toy, **more):
+  return arguments(work, str(CONFIG), {}, **{**toy, **more})
+
+
+def test_every_scorer_has_a_line(toy, tmp_path, capsys):
+  assert run(pools_argv(tmp_path / 'min', toy)) == 0
+  said = capsys.readouterr().err
+  for name in ('first', 'second'):
+    assert f'prm_jax: toy/best_of_n/prm_min-majority@4[{name}]: ' in said
+  page = (tmp_path / 'min' / 'report.html').read_text()
+  assert 'On toy, a majority solves' in page
+  assert run(pools_argv(tmp_path / 'last', toy, evaluate__reduction='last')) == 0
+  said = capsys.readouterr().err
+  assert 'toy/best_of_n/prm_last-majority@4[first]: ' in said
+  assert 'prm_min-majority' not in said
+
+
+def test_the_line_takes_the_scorer_s_own_reduction(tmp_path, capsys):
+  keys = {'objective__name': 'td', 'data__pools': 'pool=world:heldout'}
+  assert run(arguments(tmp_path / 'work', **keys, report=False)) == 0
+  said = capsys.readouterr().err
+  assert 'pool/best_of_n/prm_last-majority@4: ' in said
+  assert 'prm_min-majority' not in said
+
+
+@pytest.mark.parametrize('limit', [4, 6])
+def test_a_limit_leaves_scores_of_others_alone(limit, toy, tmp_path, capsys):
+  keys = {'data__limit': limit, 'report': False}
+  assert run(pools_argv(tmp_path / 'work', toy, **keys)) == 0
+  counters = results(tmp_path / 'work')['counters']
+  assert counters['toy/best_of_n/candidates'] == limit
+  # Without one, pool and scores must be of the same rows.
+  line = (tmp_path / 'toy.jsonl').read_text().splitlines()[0]
+  one = write_lines(tmp_path / 'one.jsonl', [line])
+  fewer = {**toy, 'data__pools': f'toy={one}:bon_pools'}
+  said = refusal(pools_argv(tmp_path / 'other', fewer), capsys)
+  assert "'p1', candidate 0 is not in the pool" in said

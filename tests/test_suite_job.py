@@ -11,7 +11,9 @@ from test_public_prms import make
 from tiny_runs import ROOT, refusal, run
 
 from prm_jax import records
+from prm_jax.errors import UserError
 from prm_jax.formats import importers
+from prm_jax.jobs import score
 from prm_jax.records import ScoreSet
 
 SUITE = f'{ROOT / "configs" / "evaluate.py"}:suite'
@@ -83,7 +85,8 @@ def test_saved_scores_give_one_table_and_versioned_results(data, tmp_path, capsy
   work = tmp_path / 'work'
   assert run(suite(work, score_files=scores, report=True)) == 0
   table = capsys.readouterr().out
-  assert table == (work / 'table.md').read_text()
+  written = (work / 'table.md').read_text()
+  assert written.startswith(table) and '\n- Left out' in written
   assert '|process_bench[6 of 3400]' in table and '|prmbench[6 of 6216]' in table
   results = json.loads((work / 'results.json').read_text())
   metrics = results['metrics']
@@ -129,13 +132,84 @@ def test_a_scorer_scores_every_benchmark_that_is_found(data, tmp_path, capsys):
   capsys.readouterr()
 
 
+def lengthen(data, name, which):
+  """A set of ProcessBench rows, some of them longer than any scorer reads."""
+  rows = [
+    {**row, 'id': f'{name}-{i}', 'problem': 'What is 1 + 1? ' * (9000 * (i in which))}
+    for i, row in enumerate(PROCESS_BENCH)
+  ]
+  (data / 'processbench' / f'{name}.json').write_text(json.dumps(rows))
+
+
+def test_rows_that_cannot_be_scored_are_told_of(data, tmp_path, capsys):
+  lengthen(data, 'olympiadbench', range(4))
+  lengthen(data, 'omnimath', range(6))
+  work = tmp_path / 'work'
+  prm = make(tmp_path / 'trl', 'qwen2_token_cls')
+  keys = {'scorer': prm, 'scorer_adapter': 'trl', 'evaluate__suite': 'process_bench'}
+  assert run(suite(work, report=True, **keys)) == 0
+  said = capsys.readouterr().err
+  some = (
+    'process_bench.olympiadbench: 4 of 6 rows could not be scored (4 too_long) and '
+    'count as wrong.'
+  )
+  none = (
+    'process_bench.omnimath: none of 6 rows could be scored (6 too_long); left out.'
+  )
+  for sentence in (some, none):
+    assert f'warning: {sentence}' in said
+    assert f'- {sentence}\n' in (work / 'table.md').read_text()
+    assert sentence in (work / 'report.html').read_text()
+  assert 'scored 2 of 6 rows of process_bench.olympiadbench' in said
+  assert 'scored 0 of 6 rows of process_bench.omnimath' in said
+  results = json.loads((work / 'results.json').read_text())
+  assert results['warnings'][:2] == [some, none]
+  assert results['benchmarks']['process_bench']['rows'] == 12
+  counters = results['counters']
+  assert counters['process_bench.omnimath/left_out_without_scores'] == 6
+  assert counters['process_bench.omnimath/not_scored/too_long'] == 6
+  lengthen(data, 'gsm8k', range(6))
+  lengthen(data, 'olympiadbench', range(6))
+  said = refusal(suite(tmp_path / 'other', **keys), capsys)
+  assert said.startswith('no benchmark row could be scored. process_bench.gsm8k: none')
+
+
+def test_the_same_command_takes_a_stopped_suite_up(data, tmp_path, monkeypatch):
+  prm = make(tmp_path / 'trl', 'qwen2_token_cls')
+  keys = {'scorer': prm, 'scorer_adapter': 'trl', 'chunk__size': 2}
+  assert run(suite(tmp_path / 'straight', **keys)) == 0
+  add_scores, seen = score.add_scores, []
+
+  def stopped(scorer, rows, name, *, quiet=False):
+    if len(seen) == 2:
+      raise UserError('the machine is taken away.')
+    seen.append(rows)
+    return add_scores(scorer, rows, name, quiet=quiet)
+
+  monkeypatch.setattr(score, 'add_scores', stopped)
+  assert run(suite(tmp_path / 'work', **keys)) == 2
+  seen.append(None)
+  assert run(suite(tmp_path / 'work', **keys)) == 0
+  assert len(seen) == 2 + 1 + 6
+  a, b = (
+    json.loads((tmp_path / name / 'results.json').read_text())
+    for name in ('straight', 'work')
+  )
+  assert (a['metrics'], a['counters']) == (b['metrics'], b['counters'])
+
+
 def test_a_partial_set_carries_its_counts(data, tmp_path, capsys):
   scores = saved(data, tmp_path / 'scores.jsonl')
   keys = {'data__limit': 4, 'evaluate__suite': 'process_bench'}
   assert run(suite(tmp_path / 'work', score_files=scores, **keys)) == 0
   assert 'process_bench[4 of 3400]' in capsys.readouterr().out
   results = json.loads((tmp_path / 'work' / 'results.json').read_text())
-  assert results['counters']['score_files/rows_of_no_benchmark'] == 8
+  counters = results['counters']
+  assert counters['score_files/rows_of_no_benchmark'] == 8
+  read = {k: counters[f'process_bench.gsm8k/read/{k}'] for k in ('rows', 'steps')}
+  assert read == {'rows': 6, 'steps': 12}
+  assert counters['process_bench.gsm8k/read/trajectories'] == 4
+  assert counters['process_bench.gsm8k/read/left_out_by_limit'] == 2
 
 
 def drop_score(rows):
@@ -230,6 +304,10 @@ def test_rows_without_scores_count_against_the_scorer(data, tmp_path, capsys):
   keys = {'evaluate__suite': 'process_bench'}
   assert run(suite(tmp_path / 'work', score_files=scores, **keys)) == 0
   results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+  assert (
+    'process_bench.gsm8k: 1 of 6 rows could not be scored (1 without_scores) and count '
+    'as wrong.'
+  ) in results['warnings']
   at_set = 'process_bench[6 of 3400]/gsm8k[6 of 400]'
   assert results['metrics'][f'{at_set}/accuracy_error@fixed:0.5']['value'] == 1 / 4
   assert results['counters'][f'{at_set}/unscored'] == 1

@@ -239,9 +239,9 @@ def load(
   counters: dict[str, int] = {}
   for i, source in enumerate(sources):
     held, counted = _read(
-      source, options or ImportOptions(), world or WorldConfig(), dedupe == 'refuse'
-    )
-    held = held[:limit] if limit else held
+      source, options or ImportOptions(), world or WorldConfig(), dedupe == 'refuse',
+      limit,
+    )  # fmt: skip
     if noise and source.format in WORLDS:
       held = noises.add(held, noise)
     if not held:
@@ -262,12 +262,17 @@ def load(
 
 
 def _read(
-  source: Source, options: ImportOptions, world: WorldConfig, distinct: bool
+  source: Source,
+  options: ImportOptions,
+  world: WorldConfig,
+  distinct: bool,
+  limit: int,
 ) -> tuple[list[Trajectory], Mapping[str, int]]:
   if source.format in WORLDS:
     exact = source.format == WORLD_EXACT
-    return arithmetic.split(world, source.path, exact=exact), {}
-  return importers.read(rows_of(source.path), source.format, options, distinct=distinct)
+    return arithmetic.split(world, source.path, exact=exact)[: limit or None], {}
+  path = rows_of(source.path)
+  return importers.read(path, source.format, options, distinct=distinct, limit=limit)
 
 
 def _dedupe(mixture: Mixture, how: str) -> Mixture:

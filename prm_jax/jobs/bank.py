@@ -91,7 +91,7 @@ def run(command: Command) -> None:
     sets, counters = assemble.pools(config)
     if not sets:
       raise UserError('bank needs --config.data.pools=NAME=PATH[:FORMAT].')
-    sets, _ = evaluate.attach(sets, config.score_files)
+    sets, _ = evaluate.attach(sets, config.score_files, bool(config.data.limit))
     found = {name: _measure(config, name, rows) for name, rows in sets.items()}
     _write(command, work, found, counters, time.monotonic() - started)
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from prm_jax import files, jsonl, records, writer
 from prm_jax.data import sources
 from prm_jax.errors import UserError
 from prm_jax.evaluation import benchmarks, same_rows
-from prm_jax.evaluation.benchmarks.prmbench import REDUNDANCY
+from prm_jax.evaluation.benchmarks.prmbench import ORIGINALS, REDUNDANCY
 from prm_jax.formats import importers
 from prm_jax.formats.importers import attach_scores
-from prm_jax.jobs import assemble, measure, score
+from prm_jax.jobs import assemble, chunks, measure, score
 from prm_jax.jobs.assemble import Sets
 from prm_jax.jobs.configuration import Command, flatten
 from prm_jax.records import Check, Trajectory
+from prm_jax.specs import ScorerSpec
 
 ALL = 'all'
 Index = dict[str, tuple[str, dict[str, Any]]]
@@ -48,19 +51,22 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   """Reads the benchmarks that are there, gets scores, measures, writes and prints.
 
   Raises:
-    UserError: no benchmark is found, or scores and rows do not belong together.
+    UserError: no benchmark is found, scores and rows do not belong together, or no row
+      could be scored.
+    Preempted: asked to stop; chunks that are scored stay.
   """
   config = command.config
   named = _named(config)
   found = Found({}, {}, Counter(), [])
-  more: dict[str, Any] = {}
+  spec, more = None, dict[str, Any]()
   if config.scorer:
     _read(config, named, found)
-    more = _score(config, work, found)
+    spec, more = _score(config, work, found)
   else:
     _with_saved(config, named, found)
+  _unscored(found, config.scorer_name)
   result = benchmarks.evaluate(
-    found.sets, scorer=config.scorer_name, options=measure.options(config, None)
+    found.sets, scorer=config.scorer_name, options=measure.options(config, spec)
   )
   result.found.warnings[:0] = found.warnings
   shown = {n: rows for n, rows in found.sets.items() if not _is_pool(n)}
@@ -68,7 +74,9 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     if _is_pool(name):
       rows = [s for s in result.found.samples if s['split'] == name]
       work.write_samples(name, rows)
-  jsonl.write_bytes(work / 'table.md', (result.table + '\n').encode())
+  notes = ''.join(f'\n- {warning}' for warning in result.found.warnings)
+  text = f'{result.table}\n{notes}\n' if notes else f'{result.table}\n'
+  jsonl.write_bytes(work / 'table.md', text.encode())
   policies = list(dict.fromkeys(ln.policy for ln in result.lines if ':' in ln.policy))
   about = files.provenance(
     command.line,
@@ -120,11 +128,13 @@ def _read(
   """
   for name, source in named.items():
     path = sources.resolve(source.path)
-    rows, counted = importers.read(
-      path, source.format, assemble.options(config), distinct=True
+    found.sets[name], counted = importers.read(
+      path,
+      source.format,
+      assemble.options(config),
+      distinct=True,
+      limit=config.data.limit,
     )
-    limit = config.data.limit
-    found.sets[name] = rows[:limit] if limit else rows
     found.counters.update({f'{name}/read/{k}': n for k, n in counted.items() if n})
     _hash(found, path)
 
@@ -162,8 +172,15 @@ def _hash(out: Found, path: str, suffixes: tuple[str, ...] = jsonl.SUFFIXES) -> 
     out.hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _score(config: ConfigDict, work: files.Workdir, found: Found) -> dict[str, Any]:
-  """Scores all rows; returns what the scorer is."""
+def _score(
+  config: ConfigDict, work: files.Workdir, found: Found
+) -> tuple[ScorerSpec, dict[str, Any]]:
+  """Scores all rows, in chunks that stay; returns what the scorer is, and whence.
+
+  Raises:
+    UserError: rows carry scores of the name, or chunks there are of other rows.
+    Preempted: asked to stop; chunks that are scored stay.
+  """
   name = config.scorer_name
   for where, rows in found.sets.items():
     if any(name in t.scores for t in rows):
@@ -172,11 +189,98 @@ def _score(config: ConfigDict, work: files.Workdir, found: Found) -> dict[str, A
         'rewritten; give this scorer another scorer_name.'
       )
   scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
+  parts = [
+    [(where, t) for t in part]
+    for where, rows in found.sets.items()
+    for part in chunks.cut(rows, config.chunk.size)
+  ]
+
+  def process(part: Sequence[tuple[str, Trajectory]], worker: int) -> chunks.Produced:
+    rows, unusable = score.add_scores(scorer, [t for _, t in part], name, quiet=True)
+    where = part[0][0]  # one set a chunk
+    return chunks.Produced(
+      {score.SCORED: [_lean(t, name) for t in rows]},
+      {f'{where}/not_scored/{reason}': n for reason, n in unusable.items()},
+    )
+
+  done = chunks.run(
+    work, parts, process,
+    keys=[
+      chunks.key(
+        {'name': name, 'set': p[0][0], **about}, [records.to_dict(t) for _, t in p]
+      )
+      for p in parts
+    ],
+    outputs=(score.SCORED,), what='chunks of solutions',
+  )  # fmt: skip
+  found.counters.update(done.counters)
+  held = itertools.chain.from_iterable(
+    ((f'{file}:{n}', row) for n, row in jsonl.iter_json_lines(epath.Path(file)))
+    for file in done.main
+  )
   for where, rows in found.sets.items():
-    writer.say(f'scoring {len(rows)} rows of {where}')
-    found.sets[where], unusable = score.add_scores(scorer, rows, name)
-    found.counters.update({f'{where}/not_scored/{k}': n for k, n in unusable.items()})
-  return about
+    found.sets[where] = [_with(t, *next(held), name) for t in rows]
+    n = sum(_is_scored(t, name) for t in found.sets[where])
+    writer.say(f'scored {n} of {len(rows)} rows of {where}')
+  return scorer.spec, about
+
+
+def _lean(t: Trajectory, name: str) -> dict[str, Any]:
+  """A row of score files."""
+  held = t.scores.get(name)
+  return {'id': t.id, 'scores': {name: dataclasses.asdict(held)} if held else {}}
+
+
+def _is_scored(t: Trajectory, name: str) -> bool:
+  return name in t.scores and None not in t.scores[name].values
+
+
+def _unscored(found: Found, name: str) -> None:
+  """Warns of rows that lack scores; leaves out sets in which all do.
+
+  Raises:
+    UserError: no set is left.
+  """
+  for where, rows in list(found.sets.items()):
+    lacking = [t for t in rows if not _is_scored(t, name)]
+    if not lacking:
+      continue
+    start = f'{where}/not_scored/'
+    reasons = Counter(
+      {
+        k.removeprefix(start): n
+        for k, n in found.counters.items()
+        if k.startswith(start)
+      }
+    )
+    reasons['cut_off'] += sum(name in t.scores for t in lacking)
+    # Saved scores do not say why a row has none.
+    reasons['without_scores'] = len(lacking) - reasons.total()
+    why = ', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()) if n)
+    if len(lacking) < len(rows):
+      found.warnings.append(
+        f'{where}: {len(lacking)} of {len(rows)} rows could not be scored ({why}) and '
+        f'{_meaning(where)}.'
+      )
+      continue
+    found.counters[f'{where}/left_out_without_scores'] = len(found.sets.pop(where))
+    found.warnings.append(
+      f'{where}: none of {len(rows)} rows could be scored ({why}); left out.'
+    )
+  if not found.sets:
+    raise UserError(
+      f'no benchmark row could be scored. {" ".join(found.warnings)} Take a scorer '
+      'that has room for them.'
+    )
+
+
+def _meaning(name: str) -> str:
+  """What a row of a set without scores comes to."""
+  if _is_pool(name):
+    return 'are chosen last'
+  if benchmarks.find(name)[1] == ORIGINALS:
+    return 'are left out of similarity'
+  return 'count as wrong'
 
 
 def _with_saved(
@@ -214,7 +318,9 @@ def _with_saved(
   _read(config, {n: named[n] for n in pools}, found)
   for where in pools:
     if where in of_pools:
-      found.sets[where] = attach_scores(found.sets[where], of_pools[where], name)
+      found.sets[where] = attach_scores(
+        found.sets[where], of_pools[where], name, part=bool(config.data.limit)
+      )
     else:
       _join(found, where, held, unused, name)
   without = [

@@ -65,7 +65,7 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   """Several scorers' saved step scores of each pool; splits that carry scores."""
   config = command.config
   sets = measure.load_sets(config)
-  pools, scorers = attach(sets.pools, config.score_files)
+  pools, scorers = attach(sets.pools, config.score_files, bool(config.data.limit))
   # No scorer of several stands before the others, except where splits need one.
   name, also = config.scorer_name, list[str]()
   if scorers and sets.splits:
@@ -93,9 +93,10 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
 
 
 def attach(
-  pools: Mapping[str, list[Trajectory]], text: str
+  pools: Mapping[str, list[Trajectory]], text: str, part: bool = False
 ) -> tuple[dict[str, list[Trajectory]], list[str]]:
-  """Pools with the scores of 'POOL:NAME=PATH, ...', and the names in order.
+  """Pools with the scores of 'POOL:NAME=PATH, ...', and the names in order; see
+  `attach_scores` for `part`.
 
   Raises:
     UserError: an entry has another form, or names no pool.
@@ -110,6 +111,6 @@ def attach(
         f'score_files: {item!r} is not POOL:NAME=PATH with a pool of data.pools '
         f'({", ".join(out) or "none"}).'
       )
-    out[pool] = attach_scores(out[pool], sources.resolve(path), name)
+    out[pool] = attach_scores(out[pool], sources.resolve(path), name, part=part)
     names[name] = None
   return out, list(names)

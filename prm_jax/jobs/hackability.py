@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from prm_jax import files, records, writer
 from prm_jax.errors import UserError
 from prm_jax.evaluation import hack, hack_tables, hack_tokens, report
-from prm_jax.evaluation.hack_effects import Rules
+from prm_jax.evaluation.hack_effects import Rules, right_or_wrong
 from prm_jax.evaluation.hack_probes import Texts
 from prm_jax.evaluation.pools import Pool, read_pool
 from prm_jax.evaluation.report import LineChart, ReportData, sample
@@ -28,7 +28,8 @@ def run(command: Command) -> None:
   `samples/attacks.jsonl.gz`, one line a solution and attack.
 
   Raises:
-    UserError: no scorer or no set is named, or one cannot be read.
+    UserError: no scorer or no set is named, one cannot be read, or nothing says which
+      of its solutions are right.
   """
   config = command.config
   started = time.monotonic()
@@ -41,16 +42,20 @@ def run(command: Command) -> None:
       writer.say(f'{work.path}: this report is complete; see report.html')
       return
     sets, pools, counters = _sets(config)
+    chosen = {n: _first(rows, config.hack.solutions) for n, rows in sets.items()}
+    one_sided = _one_sided(config, chosen)
+    for warning in one_sided:
+      writer.say(f'warning: {warning}')
     scorer, about = score.load(config, config.data.cache_dir or str(work / 'cache'))
     plan = _plan(config, scorer.spec.step_format.marker, scorer.spec.reduction)
     check_reduction(plan.reduction, scorer.kind)
     attacks = hack.Report(scorer, plan)
     attacks.out.counters.update(counters)
+    attacks.out.warnings += one_sided
     for name, rows in sets.items():
-      chosen = _first(rows, plan.solutions)
-      writer.say(f'{name}: {len(chosen)} solutions under every probe')
-      attacks.probes(name, chosen)
-      attacks.tokens(name, chosen)
+      writer.say(f'{name}: {len(chosen[name])} solutions under every probe')
+      attacks.probes(name, chosen[name])
+      attacks.tokens(name, chosen[name])
       if name in pools:
         writer.say(f'{name}: best of N among {len(rows)} candidates')
         attacks.best_of_n(name, pools[name], rows)
@@ -83,6 +88,40 @@ def _sets(
     name: read_pool(name, rows, config.data.checker) for name, rows in held.items()
   }
   return {**splits, **held}, pools, {**counters, **more}
+
+
+def _one_sided(
+  config: ConfigDict, chosen: Mapping[str, Sequence[Trajectory]]
+) -> list[str]:
+  """Warnings of sets that lack right or wrong solutions.
+
+  Raises:
+    UserError: of a set nothing says which solutions are right.
+  """
+  truth, checker = config.data.truth, config.data.checker
+  out = []
+  for name, rows in chosen.items():
+    label = right_or_wrong(rows, truth, checker)
+    if (label < 0).all():
+      judged = {k for t in rows for k, v in t.verdicts.items() if v.value is not None}
+      there = ', '.join(sorted(judged)) or 'none'
+      errors = ', '.join(sorted({k for t in rows for k in t.first_error})) or 'none'
+      raise UserError(
+        f'{name}: no solution has a verdict {checker!r} (data.checker) or a first '
+        f'error {truth!r} (data.truth), so none is right or wrong (there: verdicts '
+        f'{there}; first errors {errors}); name one of those, or check the answers '
+        'first.'
+      )
+    for value, word, lost in (
+      (0, 'wrong', 'must not lift wrong ones'),
+      (1, 'right', 'must lower right ones'),
+    ):
+      if not (label == value).any():
+        out.append(
+          f'{name}: none of its {len(rows)} solutions is known to be {word}, so probes '
+          f'that {lost} are undefined.'
+        )
+  return out
 
 
 def _plan(config: ConfigDict, marker: str, own: str) -> hack.Plan:

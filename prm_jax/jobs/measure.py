@@ -109,7 +109,7 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
   policies = tuple(p.strip() for p in section.threshold.split(',') if p.strip())
   return Options(
     policies=policies,
-    reduction=section.reduction or (spec.reduction if spec else 'min'),
+    reduction=pages.reduction(config, spec),
     ties=tuple(t.strip() for t in section.ties.split(',')),
     n_resamples=section.resamples,
     n_draws=section.subsets,
@@ -237,7 +237,7 @@ def write(
     job, found.metrics, every, about, judged_by=found.judged_by,
     warnings=found.warnings, rows=dict(rows), **(more or {}),
   )  # fmt: skip
-  for line in pages.summary_lines(found):
+  for line in pages.summary_lines(found, pages.reduction(command.config, spec)):
     writer.say(line)
   writer.say(work.where())
 

@@ -38,7 +38,7 @@ def build(
     command=command.line,
     summary=_summary(config, spec),
     highlights=_highlights(config, spec),
-    headline=[(path, text) for path, text in headline(found)],
+    headline=headline(found, reduction(config, spec)),
     metrics=found.metrics,
     judged_by=found.judged_by,
     tables=found.tables,
@@ -168,8 +168,15 @@ def set_of(split: str) -> tuple[str, str]:
   return (head, rest or head) if head in benchmarks.BENCHMARKS else ('', split)
 
 
-def headline(found: EvaluationResult) -> list[tuple[str, str]]:
-  """(metric path, sentence) of the few results that matter, split by split."""
+def reduction(config: Any, spec: ScorerSpec | PolicySpec | None) -> str:
+  """The reduction chosen beforehand: that of the config, else the scorer's own."""
+  own = spec.reduction if isinstance(spec, ScorerSpec) else 'min'
+  return config.evaluate.reduction or own
+
+
+def headline(found: EvaluationResult, chosen: str) -> list[tuple[str, str]]:
+  """(metric path, sentence) of the few results that matter, split by split; of
+  choosing among candidates, one a scorer, by the reduction `chosen`."""
   splits = dict.fromkeys(path.split('/')[0] for path in found.metrics)
   reported = [s for s in splits if s not in NOT_REPORTED] or list(splits)
   out = []
@@ -180,16 +187,19 @@ def headline(found: EvaluationResult) -> list[tuple[str, str]]:
       rival = found.metrics.get(f'{f1}[{baselines.POSITION_LENGTH}]', {}).get('value')
       beside = '' if rival is None else f'position and length alone get {rival:.3f}'
       out.append((f1, f'{where}, {beside or "no baseline was fitted"}.'))
-    gain = _first(found, rf'{re.escape(split)}/best_of_n/prm_\w+-majority@\d+')
-    if gain:
-      n = gain.rsplit('@', 1)[1]
-      majority, oracle = (
-        found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
-        for name in ('majority', 'oracle')
-      )
-      if majority is not None and oracle is not None:
-        where += f', a majority solves {majority:.1%} and an oracle {oracle:.1%}'
-      out.append((gain, f'{where}.'))
+    gain = rf'{re.escape(split)}/best_of_n/prm_{chosen}-majority@\d+(\[.*\])?'
+    largest = _first(found, gain)
+    if not largest:
+      continue
+    n = _size(largest)
+    majority, oracle = (
+      found.metrics.get(f'{split}/best_of_n/{name}@{n}', {}).get('value')
+      for name in ('majority', 'oracle')
+    )
+    if majority is not None and oracle is not None:
+      where += f', a majority solves {majority:.1%} and an oracle {oracle:.1%}'
+    each = (p for p in found.metrics if re.fullmatch(gain, p))
+    out += [(path, f'{where}.') for path in each if _size(path) == n]
   return out
 
 
@@ -205,10 +215,10 @@ def _size(path: str) -> int:
   return int(at[1]) if at else 0
 
 
-def summary_lines(found: EvaluationResult) -> list[str]:
+def summary_lines(found: EvaluationResult, chosen: str) -> list[str]:
   """The headline as lines of text, with intervals."""
   lines = []
-  for path, _ in headline(found):
+  for path, _ in headline(found, chosen):
     m = found.metrics[path]
     if m['value'] is None:
       lines.append(f'{path}: undefined')

@@ -122,6 +122,7 @@ def read(
   options: ImportOptions | None = None,
   *,
   distinct: bool = False,
+  limit: int = 0,
 ) -> tuple[list[Trajectory], dict[str, int]]:
   """Reads a file, a directory of shards, or a pattern.
 
@@ -131,13 +132,14 @@ def read(
     options: label policies and the like; None means the defaults.
     distinct: refuse a row that stands there twice: id and solution are the same. Rows
       that share an id alone get ids of their own in any case; sources do repeat keys.
+    limit: records kept, the first ones; 0 keeps all.
 
   Returns:
-    The records in file order, and counters: files, rows (of the source), problems,
-    trajectories, steps, empty_steps, without_steps, repeated_ids, the counts of
-    `label_policy.class_counts` for the label set the format makes, and what the
-    format counts itself (ratings, conflicts, dropped rows). `describe` puts them
-    into a sentence.
+    The records in file order, and counters. Of what is kept: problems, trajectories,
+    steps, empty_steps, without_steps, repeated_ids, and the counts of
+    `label_policy.class_counts` for the label set the format makes. Of the source:
+    files, rows, left_out_by_limit, and what the format counts itself (ratings,
+    conflicts, dropped rows). `describe` puts them into a sentence.
 
   Raises:
     UserError: no such path or format, a malformed row, nothing left, or rows that
@@ -153,6 +155,9 @@ def read(
   held = FORMATS[format].read(rows)
   if distinct:
     _refuse_doubled(path, held)
+  if limit:
+    counters['left_out_by_limit'] = max(len(held) - limit, 0)
+    held = held[:limit]
   trajectories = _unique_ids(held, counters)
   if not trajectories:
     met = ', '.join(f'{k} {v}' for k, v in sorted(counters.items()) if v)

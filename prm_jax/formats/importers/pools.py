@@ -81,7 +81,12 @@ def _spans(response: str, steps: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def attach_scores(
-  trajectories: Sequence[Trajectory], score_file: str, name: str = '', kind: str = ''
+  trajectories: Sequence[Trajectory],
+  score_file: str,
+  name: str = '',
+  kind: str = '',
+  *,
+  part: bool = False,
 ) -> list[Trajectory]:
   """Adds the step scores of a score file to the trajectories of its pool.
 
@@ -94,6 +99,7 @@ def attach_scores(
     name: the scorer's name in `scores`; '' means the file's `prm_name`.
     kind: one of `records.SCORE_KINDS`; '' means probability if every score of the
       file lies in [0, 1], else logit.
+    part: these are a part of the pool; scores of other candidates are left alone.
 
   Raises:
     UserError: the file and the pool do not match one to one, a count of scores
@@ -127,7 +133,7 @@ def attach_scores(
         'score file and pool do not belong together.'
       )
     out.append(records.add(t, 'scores', scorer, ScoreSet(kind, values)))
-  if held:
+  if held and not part:
     key, (where, _, _) = next(iter(held.items()))
     raise UserError(
       f'{where}: problem {key[0]!r}, candidate {key[1]} is not in the pool; score file '
