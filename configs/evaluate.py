@@ -44,6 +44,7 @@ def get_config(which=''):
     c.data.truth = 'human'
     c.data.checker = 'source'
     c.evaluate.suite = 'all'
+    c.chunk.size = 20000  # solutions: each set at once, as fast as the score job
   else:
     c.world.n_train = 4000  # rows on which the position-and-length baseline is fitted
   return c
