@@ -217,6 +217,7 @@ def test_low_rank_updates_of_a_checkpoint(tmp_path):
     'lora.dropout': 0.1,
     'optimizer.warmup_steps': 0,
     'train.steps': 20,
+    'world.n_train': 160,  # it follows train.steps otherwise
     'parallel.fsdp': 4,
   }
   one, two = tmp_path / 'one', tmp_path / 'two'
