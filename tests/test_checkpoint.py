@@ -270,6 +270,7 @@ def can_mount():
   return bool(shutil.which('unshare')) and not subprocess.run(probe).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason='needs a mount namespace of its own')
 def test_full_disk_is_one_sentence_and_older_states_stay(tmp_path):
   script = tmp_path / 'fill.py'

@@ -163,6 +163,7 @@ SLOW_RATE = optimizer.OptimizerConfig(
 )
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_trains_float32_masters():
   """One update is below what bfloat16 could hold, and none is lost."""
   spec = ModelSpec(**{**vars(SPEC), 'n_layers': 1, 'compute_dtype': 'bfloat16'})

@@ -284,6 +284,7 @@ def test_verdicts_suffice_where_labels_play_no_part(tmp_path, capsys):
     assert "no row has the label set 'on_track'" in said
 
 
+@pytest.mark.slow
 def test_trains_on_a_mixture_with_weights(tmp_path):
   a = tiny_runs.write_lines(
     tmp_path / 'a.jsonl', [tiny_runs.record(i) for i in range(16)]
@@ -355,6 +356,7 @@ def test_trains_with_a_tokenizer_of_its_own(tmp_path):
   assert len(prm_jax.score(str(work), ['1+1=?'], [['1+1', '=2']])[0]) == 2
 
 
+@pytest.mark.slow
 def test_profile_is_written(tmp_path):
   work = bare(tmp_path / 'work', profile='2:3')
   assert any((work / 'profile').rglob('*.xplane.pb'))

@@ -107,6 +107,7 @@ def test_update_by_hand():
   )
 
 
+@pytest.mark.slow
 def test_dropout_is_a_stream_of_each_weight_and_layer():
   spec, held = split(scan=True, n_layers=3)
   trained, frozen = arrays(held)

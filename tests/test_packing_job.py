@@ -93,6 +93,7 @@ def test_refusals(rows, tmp_path, capsys):
   assert 'data.packing=True' in words
 
 
+@pytest.mark.slow
 def test_a_policy_learns_from_packed_rows(rows, tmp_path):
   config = {
     'objective__name': 'next_token',

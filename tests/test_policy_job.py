@@ -94,6 +94,7 @@ def test_a_killed_run_goes_on(call, straight, tmp_path, monkeypatch):
   assert promised(tmp_path) == promised(straight)
 
 
+@pytest.mark.slow
 def test_killed_before_results(straight, tmp_path, monkeypatch):
   def dies(*args, **kwargs):
     raise Killed

@@ -6,18 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prm_jax.inference import sampling as module
 from prm_jax.inference.requests import Sampling
 from prm_jax.inference.sampling import (
   BLOCK,
   Filters,
   Values,
   draw,
-  exponentials,
   keep,
   row_key,
   threefry,
 )
 from prm_jax.search import votes
+
+# Operation by operation, their rounds would take seconds to compile.
+exponentials = jax.jit(module.exponentials, static_argnums=2)
 
 
 def oracle(p, top_k=0, top_p=1.0, min_p=0.0):
