@@ -149,6 +149,26 @@ def test_a_question_is_read_once(scorer):
   jobs = list(scorer._jobs(rows + first))
   assert len({id(keys) for job in jobs for keys in job.caches}) == 4
   assert sorted(i for job in jobs for i in job.members) == list(range(19))
+  # Each once in a batch, however many of its rows are there.
+  starts = lambda job, n: {
+    (rows + first)[i].tokens[:33].tobytes()
+    for i, which in zip(job.members, job.which)
+    if which == n
+  }
+  for job in jobs:
+    assert all(len(starts(job, n)) == 1 for n in range(len(job.caches)))
+
+
+def test_programs_have_an_argument_a_question_and_not_a_row(scorer, monkeypatch):
+  """Those of a batch of thousands of rows took minutes to compile."""
+  many = Scorer(SPEC, scorer._params, BYTES, batch_tokens=8192)
+  seen = []
+  monkeypatch.setattr(
+    many, '_forward_shared', lambda *args: seen.append(args) or np.zeros((999, 9))
+  )
+  many.values(candidates(3, 5))
+  assert {len(tokens) for _, tokens, *_ in seen} >= {8 * 8192 // 32}
+  assert all(len(caches) in (1, 4) for _, _, _, caches, _, _ in seen)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from prm_jax.errors import UserError
 from prm_jax.formats.step_format import Encoded
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.inference.scorer import Scorer
-from prm_jax.models import decoder, decoding, heads
+from prm_jax.models import decoder, heads
 from prm_jax.specs import ScorerSpec
 from prm_jax.step_values import VALUES
 
@@ -51,12 +51,8 @@ class TokenScorer(Scorer):
     hidden = decoder.forward(self.spec.model, params['decoder'], tokens, positions)
     return self._of_next(params, tokens, positions, hidden)
 
-  def _shared_step_values(self, params: Any, tokens, positions, caches, lengths):
-    keys = jnp.stack(caches, axis=2)  # [L, 2, B, K, S, H]
-    shared = [(layer[0], layer[1]) for layer in keys]
-    hidden = decoding.read_on(
-      self.spec.model, params, tokens, positions, shared, lengths
-    )
+  def _shared_step_values(self, params: Any, tokens, positions, *questions: Any):
+    hidden = self._read_on(params, tokens, positions, *questions)
     return self._of_next(params, tokens, positions, hidden)
 
   def _of_next(

@@ -26,7 +26,7 @@ from prm_jax.errors import UserError
 from prm_jax.formats import step_format
 from prm_jax.formats.step_format import Encoded, Unusable
 from prm_jax.formats.tokenizers import Tokenizer
-from prm_jax.inference.buckets import bucket
+from prm_jax.inference.buckets import bucket, one_of
 from prm_jax.models import decoding, heads
 from prm_jax.models import scorer as scoring_model
 from prm_jax.parallel.mesh import batch_shards, make_mesh
@@ -43,6 +43,10 @@ PER_OCTAVE = 4  # 8 pads by 4 % less, and doubles the shapes to compile
 MIN_STEPS = 8
 MIN_SHARED = 32  # a shorter question is read with each of its solutions
 MIN_KEYS = 64
+# Questions of a batch of rows, and read at once: each is an argument or a result of its
+# own, and a program with thousands of those takes minutes to compile.
+QUESTIONS = (1, 4, 16, 64)
+AT_ONCE = 64
 
 
 class Shape(NamedTuple):
@@ -55,11 +59,13 @@ class Shape(NamedTuple):
 
 
 class Job(NamedTuple):
-  """A batch to run: its shape, which rows, and for each the keys read before."""
+  """A batch to run: its shape, which rows, the keys of their questions, if those were
+  read before, and which of them each row goes on from."""
 
   shape: Shape
   members: list[int]
   caches: list[jax.Array]
+  which: list[int]
 
 
 class Scorer:
@@ -253,15 +259,17 @@ class Scorer:
         alone[self.shape_of(row)].append(i)
     for shape, members in sorted(alone.items()):
       for at in range(0, len(members), shape.B):
-        yield Job(shape, members[at : at + shape.B], [])
+        yield Job(shape, members[at : at + shape.B], [], [])
 
     jobs: dict[Shape, Job] = {}
     for members, keys in self._questions(rows, list(questions.values())):
       for i in members:
         shape = self.shape_of(rows[i])
-        job = jobs.setdefault(shape, Job(shape, [], []))
+        job = jobs.setdefault(shape, Job(shape, [], [], []))
+        if not job.caches or job.caches[-1] is not keys:
+          job.caches.append(keys)
         job.members.append(i)
-        job.caches.append(keys)
+        job.which.append(len(job.caches) - 1)
         if len(job.members) == shape.B:
           yield jobs.pop(shape)
     yield from (jobs[shape] for shape in sorted(jobs))
@@ -275,7 +283,7 @@ class Scorer:
       start = self.shared_length(rows[members[0]])
       by_length[bucket(start, MIN_TOKENS, PER_OCTAVE)].append((start, members))
     for t, found in sorted(by_length.items()):
-      b = self._n_rows(t)
+      b = min(self._n_rows(t), max(AT_ONCE // self._n_shards, 1) * self._n_shards)
       for at in range(0, len(found), b):
         part = found[at : at + b]
         tokens = np.zeros((b, t), np.int32)
@@ -297,13 +305,16 @@ class Scorer:
       tokens[b, : len(row.tokens) - start] = row.tokens[start:]
       positions[b, : row.n_steps] = row.step_positions - start
       lengths[b] = start
-    tokens, positions, lengths = jax.device_put(
-      (tokens, positions, lengths), self._rows
+    which = np.zeros(shape.B, np.int32)
+    which[: len(job.which)] = job.which
+    tokens, positions, lengths, which = jax.device_put(
+      (tokens, positions, lengths, which), self._rows
     )
     if not job.caches:
       return self._forward(self._params, tokens, positions)
-    caches = (*job.caches, *job.caches[:1] * (shape.B - len(job.caches)))
-    return self._forward_shared(self._params, tokens, positions, caches, lengths)
+    n_questions = one_of(len(job.caches), QUESTIONS)
+    caches = (*job.caches, *job.caches[:1] * (n_questions - len(job.caches)))
+    return self._forward_shared(self._params, tokens, positions, caches, which, lengths)
 
   def _step_values(self, params: Any, tokens: jax.Array, positions: jax.Array):
     spec = self.spec
@@ -314,13 +325,26 @@ class Scorer:
     """Keys and values of each row of tokens [B, T]: a tuple of B [L, 2, K, S, H]."""
     return decoding.prefill_apart(self.spec.model, params, tokens, places)
 
-  def _shared_step_values(self, params: Any, tokens, positions, caches, lengths):
+  def _shared_step_values(self, params: Any, tokens, positions, *questions: Any):
     spec = self.spec
-    keys = jnp.stack(caches, axis=2)  # [L, 2, B, K, S, H]
-    shared = [(layer[0], layer[1]) for layer in keys]
-    hidden = decoding.read_on(spec.model, params, tokens, positions, shared, lengths)
+    hidden = self._read_on(params, tokens, positions, *questions)
     outputs = heads.read(spec.model, spec.head, params, hidden)
     return VALUES[spec.step_value](outputs.astype(np.float32))
+
+  def _read_on(
+    self,
+    params: Any,
+    tokens: jax.Array,
+    positions: jax.Array,
+    caches: tuple[jax.Array, ...],
+    which: jax.Array,
+    lengths: jax.Array,
+  ) -> jax.Array:
+    """Hidden states [B, P, D] of rows that go on from questions: each from `caches` at
+    `which` [B], of which it reads the first `lengths` [B]."""
+    keys = jnp.take(jnp.stack(caches, axis=2), which, axis=2)  # [L, 2, B, K, S, H]
+    shared = [(layer[0], layer[1]) for layer in keys]
+    return decoding.read_on(self.spec.model, params, tokens, positions, shared, lengths)
 
 
 def _batch_tokens(spec: ModelSpec) -> int:
