@@ -24,6 +24,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -362,6 +363,8 @@ def _write(
       _remove(place, step)
     if not reason:
       raise
+    # Of writes that orbax had not begun; it would be said after the sentence.
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
     raise UserError(
       f'{folder}: the checkpoint of step {step} cannot be saved ({reason}); older ones '
       'are intact: make room there and run the same command again.'
