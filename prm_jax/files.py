@@ -13,8 +13,9 @@
       solutions/, labelled/, rollouts/, trees/, scored/, chunks/, timing.jsonl
                        what chunked jobs write, see `jobs/chunks.py`
 
-Files are written whole or not at all. A run holds a lock on its workdir, so a
-second job in the same place is refused; shards of one job may share it. On an object
+Files are written whole or not at all; what a kill left half written under a temporary
+name is removed when the workdir is opened again. A run holds a lock on its workdir, so
+a second job in the same place is refused; shards of one job may share it. On an object
 store (gs://, s3://: training only) a lease stands for the lock, see `lease.py`.
 """
 
@@ -188,6 +189,8 @@ def open_workdir(
         f'{path}: cannot be used as a workdir ({e.strerror or e}); give another {key}.'
       ) from e
     _check_config(work, config, alone)
+    if alone:
+      _sweep(path)
     work.write_json('config.json', dict(config))
     if shard[1] > 1:
       _lock(whole, fcntl.LOCK_SH)
@@ -237,8 +240,23 @@ def _busy(work: Workdir) -> UserError:
   )
 
 
+def _sweep(path: str) -> None:
+  """Removes what a kill left half written, except in workdirs that lie within: other
+  jobs may run there."""
+  for name, below, files in os.walk(path):
+    folder = Path(name)
+    below[:] = [b for b in below if not (folder / b / '.lock').exists()]
+    for file in filter(jsonl.half_written, files):
+      with contextlib.suppress(OSError):  # it is in nobody's way
+        (folder / file).unlink()
+
+
 def _is_preparation(name: str) -> bool:
-  return name in PREPARATIONS or name.startswith('.lock')
+  return (
+    name in PREPARATIONS
+    or name.startswith('.lock')
+    or jsonl.half_written(name) is not None
+  )
 
 
 def _check_config(work: Workdir, config: Mapping[str, Any], alone: bool) -> None:

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ SUFFIXES = ('.jsonl', '.jsonl.gz', '.json', '.json.gz', '.parquet')
 
 # Of a tree with 100 steps, two levels each; of a record, a few.
 MAX_DEPTH = 256
+_TEMPORARY = re.compile(r'\.(.+)\.\d+\.tmp')
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -283,7 +285,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_parts(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
   """Writes buffers one after the other; otherwise as `write_bytes`."""
   target = epath.Path(path)
-  temporary = target.parent / f'.{target.name}.{os.getpid()}.tmp'
+  temporary = target.parent / f'.{target.name}.{os.getpid()}.tmp'  # `half_written`
   try:
     if is_remote(target):
       _upload(target, parts)
@@ -302,6 +304,12 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
     if not is_remote(target):
       with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
+
+
+def half_written(name: str) -> str | None:
+  """Name of the file that a kill left unfinished as `name`; None of any other name."""
+  found = _TEMPORARY.fullmatch(name)
+  return found[1] if found else None
 
 
 def _upload(target: epath.Path, parts: Iterable[Any]) -> None:

@@ -158,6 +158,45 @@ def test_the_lock_goes_with_its_process(tmp_path):
     pass
 
 
+def test_a_kill_in_the_middle_of_a_file_leaves_nothing(tmp_path):
+  """Not of a file that is never written again, either; what is whole stays."""
+  path = str(tmp_path / 'work')
+  code = (
+    'import os, signal\n'
+    'from prm_jax import files\n'
+    'def rows():\n'
+    '  yield {"a": 1}\n'
+    '  os.kill(os.getpid(), signal.SIGKILL)\n'
+    f'with files.open_workdir({path!r}, {{"seed": 0}}) as work:\n'
+    '  work.write_samples("whole", [{"a": 1}])\n'
+    '  work.write_samples("half", rows())\n'
+  )
+  child = subprocess.Popen([sys.executable, '-c', code])
+  assert child.wait() == -9
+  left = {'whole.jsonl.gz', f'.half.jsonl.gz.{child.pid}.tmp'}
+  samples = tmp_path / 'work' / 'samples'
+  assert {p.name for p in samples.iterdir()} == left
+  with pytest.raises(UserError), files.open_workdir(path, {'seed': 1}):
+    pass
+  assert {p.name for p in samples.iterdir()} == left  # a refused run changes nothing
+  with files.open_workdir(path, {'seed': 0}):
+    assert [p.name for p in samples.iterdir()] == ['whole.jsonl.gz']
+
+
+def test_what_another_job_is_writing_stays(tmp_path):
+  """A study holds the workdirs of its runs, and those may outlive it."""
+  begun(tmp_path)
+  begun(tmp_path / 'runs' / 'a')
+  mine, theirs = tmp_path / 'x', tmp_path / 'runs' / 'a' / 'scorer'
+  for folder in (mine, theirs):
+    folder.mkdir()
+    (folder / '.spec.json.4711.tmp').write_text('{')
+    (folder / '.notes.tmp').write_text('of a person')
+  with files.open_workdir(str(tmp_path), CONFIG):
+    assert [p.name for p in mine.iterdir()] == ['.notes.tmp']
+    assert len(list(theirs.iterdir())) == 2
+
+
 @pytest.mark.parametrize('where', ['work', 'work/inside'])
 def test_a_file_in_its_place(where, tmp_path):
   (tmp_path / 'work').write_text('precious')

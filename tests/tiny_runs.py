@@ -1,6 +1,7 @@
 """Runs of the command line small enough for tests, in this process or another."""
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -109,14 +110,15 @@ def results(workdir):
 
 
 def promised(workdir):
-  """{what: content} of everything that a resumed run must repeat bit for bit."""
+  """{what: content, of files its hash} of everything that a resumed run must repeat bit
+  for bit."""
   work = Path(workdir)
   held = results(work)
   lines = (work / 'metrics.jsonl').read_text().splitlines()
   samples = work / 'samples'
   return {
-    'parameters': (work / 'scorer' / 'model.safetensors').read_bytes(),
-    'spec': (work / 'scorer' / 'spec.json').read_bytes(),
+    'parameters': _digest(work / 'scorer' / 'model.safetensors'),
+    'spec': _digest(work / 'scorer' / 'spec.json'),
     'metrics.jsonl': [
       {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
       for line in lines
@@ -124,10 +126,14 @@ def promised(workdir):
     'metrics': held['metrics'],
     'counters': held['counters'],
     **{
-      f'samples/{f.name}': f.read_bytes()
+      f'samples/{f.name}': _digest(f)
       for f in (sorted(samples.iterdir()) if samples.is_dir() else [])
     },
   }
+
+
+def _digest(file):
+  return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def contents(folder):

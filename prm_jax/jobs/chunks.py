@@ -271,12 +271,13 @@ class _Books:
     return f'chunks/{number:0{self._width}d}.json'
 
   def sweep(self, numbers: Sequence[int]) -> None:
-    """Removes what a kill left half written of these chunks."""
+    """Removes what a kill left half written of these chunks: other shards may run, so
+    that opening the workdir left it."""
     mine = {f'{number:0{self._width}d}' for number in numbers}
     for folder in ('chunks', *self._outputs):
       place = self._work / folder
       for file in place.iterdir() if place.is_dir() else ():
-        if file.name.endswith('.tmp') and file.name.split('.')[1] in mine:
+        if (jsonl.half_written(file.name) or '').partition('.')[0] in mine:
           file.unlink(missing_ok=True)
 
   def missing(self, numbers: Sequence[int]) -> list[int]:
