@@ -88,11 +88,14 @@ def test_contributions_of_a_mean_are_the_values_themselves():
   assert (plain.low, plain.high) == (found.low, found.high)
 
 
-def test_contributions_of_a_ratio_are_the_jackknife_by_hand():
+def test_contributions_by_hand():
   n, d = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0])
-  found = ratio(n, d, resamples(ids(3), 20, contributions=True))
+  sample = resamples(ids(3), 20, contributions=True)
+  np.testing.assert_allclose(ratio(n, d, sample).contributions, n / 8)
+  of_sums = bootstrap(np.stack([n, d], 1), lambda t: t[:, 0] / t[:, 1], sample, 8)
   want = [6 / 8 - 2 / 3 * r for r in (5 / 6, 4 / 6, 3 / 4)]
-  np.testing.assert_allclose(found.contributions, want)
+  np.testing.assert_allclose(of_sums.contributions, want)
+  assert ratio(n, d, resamples(ids(3), 20)).contributions.size == 0
 
 
 def test_contributions_go_along_with_means_and_differences():
@@ -115,6 +118,12 @@ def test_many_problems_are_left_out_in_blocks():
   x = np.random.default_rng(0).random((MAX_BLOCKS + 500, 1))
   (found,) = means(x, sample)
   assert found.contributions.sum() == pytest.approx(found.value)
+  rows = np.arange(MAX_BLOCKS + 500) % 3
+  found = ratio(rows * x[:, 0], rows, sample)
+  assert found.contributions.sum() == pytest.approx(found.value)
+  np.testing.assert_allclose(
+    found.contributions[0], (rows[:2] * x[:2, 0]).sum() / rows.sum()
+  )
 
 
 def auroc(scores, wrong, problem, sample):

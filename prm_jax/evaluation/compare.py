@@ -25,6 +25,7 @@ from prm_jax.errors import UserError
 from prm_jax.evaluation import hypothesis_tests, seeds
 from prm_jax.evaluation.intervals import Estimate, difference, interval
 from prm_jax.evaluation.report import words
+from prm_jax.evaluation.suite import MEAN
 
 Run = Mapping[str, Estimate]
 """Metric path -> estimate, of one run."""
@@ -33,6 +34,7 @@ SIGN_FLIP = 'sign-flip'
 SEEDS = 't over seeds and problems'
 NO_TEST = 'none'
 IN_UNITS_OF_SCORES = '/trajectory/smoothness'
+_F1 = re.compile(r'/f1(?=@|$)')
 _RIGHT_OR_WRONG = 1e-4
 """How far 0 and 1 may be off after their way through a file of float32."""
 
@@ -232,13 +234,48 @@ def _mcnemar(a: Estimate, b: Estimate) -> dict[str, Any] | None:
   return dataclasses.asdict(hypothesis_tests.mcnemar(*sides))
 
 
+def _parts(path: str, a: Run, b: Run) -> np.ndarray:
+  """[G] what each problem adds to the difference in a metric."""
+  return _f1_parts(path, a, b) if _F1.search(path) else _own_parts(path, a, b)
+
+
+def _own_parts(path: str, a: Run, b: Run) -> np.ndarray:
+  return difference(a[path], b[path]).contributions
+
+
+def _f1_parts(path: str, a: Run, b: Run) -> np.ndarray:
+  """Those of a harmonic mean F of two accuracies, or of a mean over sets of them.
+
+  F is no sum over problems; in the middle between A and B it is one to second order,
+  of what problems add to the two accuracies. So a problem on which A and B agree adds
+  nothing, and few wrong solutions among many are as few for F1.
+  """
+  names = path.split('/')
+  sets = [path]
+  if MEAN in names[:-1]:
+    form = '/'.join('[^/]+' if n == MEAN else re.escape(n) for n in names)
+    sets = [p for p in a if p != path and re.fullmatch(form, p)]
+  # A mean over sets holds their parts one after another.
+  if not sets or '+'.join(a[p].key for p in sets) != a[path].key:
+    return _own_parts(path, a, b)
+  each = []
+  for p in sets:
+    error, correct = (_F1.sub(f'/accuracy_{c}', p) for c in ('error', 'correct'))
+    if not all(name in run for name in (error, correct) for run in (a, b)):
+      return _own_parts(path, a, b)
+    e, c = (((a[n].value or 0.0) + (b[n].value or 0.0)) / 2 for n in (error, correct))
+    to_error, to_correct = (2 * (x / (e + c or 1.0)) ** 2 for x in (c, e))
+    each.append(
+      to_error * _own_parts(error, a, b) + to_correct * _own_parts(correct, a, b)
+    )
+  return np.concatenate(each) / len(sets)
+
+
 def _sign_flips(
   rows: Sequence[Comparison], a: Run, b: Run, n_flips: int, seed: int
 ) -> list[Comparison]:
   """P values of all metrics; those over the same problems share the signs."""
-  parts = {
-    row.metric: difference(a[row.metric], b[row.metric]).contributions for row in rows
-  }
+  parts = {row.metric: _parts(row.metric, a, b) for row in rows}
   groups: dict[tuple[str, int], list[str]] = {}
   for path, held in parts.items():
     if len(held) > 1:

@@ -8,9 +8,9 @@ product. Intervals are 95 % percentile intervals (Efron & Tibshirani 1993, ch. 1
 The counts depend only on (seed, the set of problem ids), so two methods measured
 on the same problems share them and their difference is paired by construction.
 
-On request a statistic is also taken without each problem, which gives what each
-problem contributes to it: the jackknife's pseudo-values (Miller 1974), for tests by
-problem of any metric (`hypothesis_tests`).
+On request an estimate also says what each problem contributes to it, for tests by
+problem of any metric (`hypothesis_tests`): of a quotient of sums its own part, of other
+statistics the jackknife's pseudo-values (Miller 1974), from taking them without it.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ class Estimate:
       empty if there are none.
     key: of the resamples.
     contributions: [G] what each block of problems adds to the value, empty if not
-      asked for: value - (1 - m_g / A) value without block g, of m_g of the A
-      problems. For a mean over problems these are x_i / A exactly, and sum to the
-      value; for other statistics to first order. NaN where undefined without g.
+      asked for. For a quotient of sums its part (`shares`), and they sum to the value;
+      for other statistics, to first order, value - (1 - m_g / A) value without block
+      g, of m_g of the A problems, NaN where undefined without g.
   """
 
   value: float | None
@@ -132,7 +132,11 @@ def undefined(reason: str, n: int = 0) -> Estimate:
 
 
 def estimate(
-  values: np.ndarray, sample: Resamples, n: int, reason: str = 'undefined'
+  values: np.ndarray,
+  sample: Resamples,
+  n: int,
+  reason: str = 'undefined',
+  parts: np.ndarray | None = None,
 ) -> Estimate:
   """An estimate from a statistic's values on the data and on each resample.
 
@@ -142,6 +146,7 @@ def estimate(
     sample: the resamples they belong to.
     n: see `Estimate`.
     reason: given if the value itself is undefined.
+    parts: [G] contributions where they are known exactly (`shares`).
 
   Returns:
     With one problem, or more than 5 % undefined resamples, there is a value but
@@ -151,9 +156,10 @@ def estimate(
     return undefined(reason, n)
   replicates, without = values[1 : 1 + sample.n], values[1 + sample.n :]
   low, high = interval(replicates) if sample.n_problems > 1 else (None, None)
-  kept = (1 - sample.block_sizes / max(sample.n_problems, 1))[: len(without)]
-  # The last block holds everything where there is one problem: nothing is without it.
-  left = np.where(kept > 0, kept * without, 0.0)
+  if parts is None:
+    kept = (1 - sample.block_sizes / max(sample.n_problems, 1))[: len(without)]
+    # A block holds everything where there is one problem: nothing is without it.
+    parts = values[0] - np.where(kept > 0, kept * without, 0.0)
   return Estimate(
     value=float(values[0]),
     low=low,
@@ -162,7 +168,7 @@ def estimate(
     reason='' if low is not None else 'no_interval',
     replicates=replicates,
     key=sample.key,
-    contributions=values[0] - left,
+    contributions=parts,
   )
 
 
@@ -191,7 +197,24 @@ def ratio(
 ) -> Estimate:
   """Estimate of sum(numerator) / sum(denominator), both [A] sums of a problem."""
   values = divide(sample.weights @ numerator, sample.weights @ denominator)
-  return estimate(values, sample, int(denominator.sum()), reason)
+  parts = shares(numerator, denominator, sample)
+  return estimate(values, sample, int(denominator.sum()), reason, parts)
+
+
+def shares(
+  numerator: np.ndarray, denominator: np.ndarray, sample: Resamples
+) -> np.ndarray:
+  """[G] what each block of problems adds to sum(numerator) / sum(denominator).
+
+  A problem on which the denominator is 0 adds nothing. A pseudo-value would give it
+  1 / A of the value all the same: a difference seen on 4 of 200 problems would look
+  like one seen on all of them, and its P value would be far too small.
+  """
+  starts = np.cumsum(sample.block_sizes) - sample.block_sizes
+  sums = (
+    np.add.reduceat(numerator.astype(np.float64), starts) if len(starts) else starts
+  )
+  return divide(sums, denominator.sum())
 
 
 def means(columns: np.ndarray, sample: Resamples) -> list[Estimate]:

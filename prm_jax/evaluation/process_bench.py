@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from prm_jax.errors import UserError
-from prm_jax.evaluation.intervals import Estimate, Resamples, divide, estimate
+from prm_jax.evaluation.intervals import Estimate, Resamples, divide, estimate, ratio
 from prm_jax.evaluation.splits import UNKNOWN, Scores, Split, check_disjoint
 from prm_jax.step_values import predict_first_error
 
@@ -159,6 +159,6 @@ def process_bench(
     'f1': estimate(
       harmonic_mean(on_error, on_correct), sample, n_error + n_correct, reason
     ),
-    'accuracy_error': estimate(on_error, sample, n_error, 'no_erroneous_rows'),
-    'accuracy_correct': estimate(on_correct, sample, n_correct, 'no_correct_rows'),
+    'accuracy_error': ratio(sums[:, 0], sums[:, 1], sample, reason='no_erroneous_rows'),
+    'accuracy_correct': ratio(sums[:, 2], sums[:, 3], sample, reason='no_correct_rows'),
   }

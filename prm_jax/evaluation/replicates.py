@@ -47,7 +47,8 @@ def save(path: str | os.PathLike[str], estimates: Mapping[str, Estimate]) -> Non
     replicates=np.array([e.replicates for e in held.values()], np.float32).reshape(
       len(held), n
     ),
-    contributions=np.concatenate([np.zeros(0), *parts]).astype(np.float32),
+    # Not rounded: a permutation test asks which sums of them are equal.
+    contributions=np.concatenate([np.zeros(0), *parts]),
     n_contributions=np.array([len(p) for p in parts], np.int64),
   )
   jsonl.write_bytes(path, out.getvalue())
