@@ -175,23 +175,79 @@ def test_unjudged_answers_do_not_train_an_outcome_objective(tmp_path, capsys):
   assert '6 unjudged' in said
 
 
-def test_unusable_rows_of_an_evaluation_set_are_counted(tmp_path):
-  """Such a row counts as judged wrong, and results.json says how many there were."""
+def test_unusable_rows_of_an_evaluation_set_are_told_of(tmp_path, capsys):
+  """Such a row counts as judged wrong; a set of such rows alone is left out."""
   bad = record(90, steps=['1' * 1000, '2', '3', '4'])
   rows = [record(i) for i in range(6)]
   rows[0] = record(0, labels=labels(1, 1, 1, 1), first_error={'human': -1})
   file = write_lines(tmp_path / 'held.jsonl', [*rows, bad])
+  none = write_lines(tmp_path / 'none.jsonl', [bad, {**bad, 'id': 'row-91'}])
   keys = {
     'data__label': 'on_track',
     'data__truth': 'human',
-    'data__evaluate': f'mine={file}',
+    'data__evaluate': f'mine={file},long={none}',
+    'data__validation': none,
+    'evaluate__threshold': 'tuned:validation,fixed:0.5',
   }
+  # Both sets hold the row called 90.
+  said = refusal(training(tmp_path / 'work', 'world:train', **keys), capsys)
+  assert "'validation' and 'mine' share 1 problems" in said
+  assert not (tmp_path / 'work' / 'metrics.jsonl').exists()
+  tuned = write_lines(
+    tmp_path / 'tuned.jsonl', [record(92, steps=['1' * 1000, '2', '3', '4'])]
+  )
+  keys['data__validation'] = tuned
   assert run(training(tmp_path / 'work', 'world:train', **keys)) == 0
   held = results(tmp_path / 'work')
+  sentences = [
+    'mine: 1 of 7 rows could not be scored (1 too_long) and count as wrong.',
+    'long: none of 2 rows could be scored (2 too_long); left out.',
+    'validation: none of 1 rows could be scored (1 too_long); left out.',
+  ]
+  assert held['warnings'][:3] == sentences
+  shown = capsys.readouterr().err
+  assert all(f'warning: {sentence}' in shown for sentence in sentences)
+  assert 'long/process_bench/f1@fixed:0.5' not in held['metrics']
+  assert held['counters']['long/left_out_without_scores'] == 2
+  assert set(held['rows']) == {'mine'}
   assert held['counters']['mine/not_scored/too_long'] == 1
   assert held['counters']['mine/read/trajectories'] == 7
   metric = held['metrics']['mine/process_bench/f1@fixed:0.5']
   assert metric['n'] == 7
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_which_nothing_can_be_scored(tmp_path, capsys):
+  keys = {'data__label': 'on_track', 'data__evaluate': '', 'train__steps': 1}
+  assert run(training(tmp_path / 'run', 'world:train', **keys)) == 0
+  bad = record(90, steps=['1' * 1000, '2', '3', '4'])
+  keys = {
+    'job': 'evaluate',
+    'scorer': tmp_path / 'run',
+    'data__train': '',
+    'data__validation': '',
+    'data__truth': 'human',
+    'data__evaluate': f'long={write_lines(tmp_path / "long.jsonl", [bad])}',
+  }
+  said = refusal(arguments(tmp_path / 'work', **keys), capsys)
+  assert said.startswith('nothing could be scored. long: none of 1 rows')
+
+
+def test_saved_scores_of_a_part_of_the_rows(tmp_path, capsys):
+  scores = {'prm': {'kind': 'logit', 'values': [1.0, -1.0, 1.0, 1.0]}}
+  rows = [record(0, scores=scores), record(1), record(2, scores=scores)]
+  keys = {
+    'job': 'evaluate',
+    'data__train': '',
+    'data__validation': '',
+    'data__truth': 'human',
+    'data__evaluate': f'mine={write_lines(tmp_path / "mine.jsonl", rows)}',
+  }
+  assert run(arguments(tmp_path / 'work', **keys)) == 0
+  assert results(tmp_path / 'work')['warnings'] == [
+    'mine: 1 of 3 rows could not be scored (1 without_scores) and count as wrong.'
+  ]
+  capsys.readouterr()
 
 
 def test_a_file_where_the_workdir_must_be(tmp_path, capsys):

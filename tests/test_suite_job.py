@@ -168,6 +168,19 @@ def test_rows_that_cannot_be_scored_are_told_of(data, tmp_path, capsys):
   counters = results['counters']
   assert counters['process_bench.omnimath/left_out_without_scores'] == 6
   assert counters['process_bench.omnimath/not_scored/too_long'] == 6
+  # No threshold comes from a set that has no scores, or is not measured at all.
+  keys['evaluate__threshold'] = 'fixed:0.5,tuned:process_bench.omnimath'
+  said = refusal(suite(tmp_path / 'tuned', **keys), capsys)
+  assert said == (
+    'evaluate.threshold=tuned:process_bench.omnimath: process_bench.omnimath: none of '
+    '6 rows could be scored (6 too_long), so no threshold can be tuned on it; take one '
+    'of process_bench.gsm8k, process_bench.olympiadbench, or fixed:NUMBER.'
+  )
+  keys['evaluate__threshold'] = 'tuned:process_bench.math'
+  said = refusal(suite(tmp_path / 'absent', **keys), capsys)
+  assert "the set 'process_bench.math' is not among those that are measured" in said
+  assert not (tmp_path / 'absent' / 'chunks').exists()
+  del keys['evaluate__threshold']
   lengthen(data, 'gsm8k', range(6))
   lengthen(data, 'olympiadbench', range(6))
   said = refusal(suite(tmp_path / 'other', **keys), capsys)

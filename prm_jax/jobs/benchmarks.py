@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -57,6 +57,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   """
   config = command.config
   named = _named(config)
+  _check_tuned(config, named)
   found = Found({}, {}, Counter(), [])
   spec, more = None, dict[str, Any]()
   if config.scorer:
@@ -65,6 +66,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
   else:
     _with_saved(config, named, found)
   _unscored(found, config.scorer_name)
+  _check_tuned(config, found.sets, found)
   result = benchmarks.evaluate(
     found.sets, scorer=config.scorer_name, options=measure.options(config, spec)
   )
@@ -97,6 +99,31 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     },
   )  # fmt: skip
   print(result.table, flush=True)
+
+
+def _check_tuned(
+  config: ConfigDict, names: Collection[str], found: Found | None = None
+) -> None:
+  """Refuses to tune on a set that is not among `names`: before scoring those that are
+  there, after it (with what was `found`) those that have scores.
+
+  Raises:
+    UserError: says which sets there are.
+  """
+  there = [n for n in names if not _is_pool(n)]
+  for policy in config.evaluate.threshold.split(','):
+    name = policy.strip().removeprefix('tuned:')
+    if not policy.strip().startswith('tuned:') or name in there:
+      continue
+    why = f'the set {name!r} is not among those that are measured'
+    if found is not None:
+      told = (w for w in found.warnings if w.startswith(f'{name}: '))
+      why = next(told, f'{name}: it has no scores.').removesuffix('; left out.')
+      why = why.removesuffix('.')
+    raise UserError(
+      f'evaluate.threshold={policy.strip()}: {why}, so no threshold can be tuned on '
+      f'it; take one of {", ".join(there) or "(none)"}, or fixed:NUMBER.'
+    )
 
 
 def _is_pool(name: str) -> bool:
@@ -220,7 +247,7 @@ def _score(
   )
   for where, rows in found.sets.items():
     found.sets[where] = [_with(t, *next(held), name) for t in rows]
-    n = sum(_is_scored(t, name) for t in found.sets[where])
+    n = sum(measure.is_scored(t, name) for t in found.sets[where])
     writer.say(f'scored {n} of {len(rows)} rows of {where}')
   return scorer.spec, about
 
@@ -231,10 +258,6 @@ def _lean(t: Trajectory, name: str) -> dict[str, Any]:
   return {'id': t.id, 'scores': {name: dataclasses.asdict(held)} if held else {}}
 
 
-def _is_scored(t: Trajectory, name: str) -> bool:
-  return name in t.scores and None not in t.scores[name].values
-
-
 def _unscored(found: Found, name: str) -> None:
   """Warns of rows that lack scores; leaves out sets in which all do.
 
@@ -242,31 +265,14 @@ def _unscored(found: Found, name: str) -> None:
     UserError: no set is left.
   """
   for where, rows in list(found.sets.items()):
-    lacking = [t for t in rows if not _is_scored(t, name)]
-    if not lacking:
-      continue
     start = f'{where}/not_scored/'
-    reasons = Counter(
-      {
-        k.removeprefix(start): n
-        for k, n in found.counters.items()
-        if k.startswith(start)
-      }
-    )
-    reasons['cut_off'] += sum(name in t.scores for t in lacking)
-    # Saved scores do not say why a row has none.
-    reasons['without_scores'] = len(lacking) - reasons.total()
-    why = ', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()) if n)
-    if len(lacking) < len(rows):
-      found.warnings.append(
-        f'{where}: {len(lacking)} of {len(rows)} rows could not be scored ({why}) and '
-        f'{_meaning(where)}.'
-      )
-      continue
-    found.counters[f'{where}/left_out_without_scores'] = len(found.sets.pop(where))
-    found.warnings.append(
-      f'{where}: none of {len(rows)} rows could be scored ({why}); left out.'
-    )
+    reasons = {
+      k.removeprefix(start): n for k, n in found.counters.items() if k.startswith(start)
+    }
+    said, none = measure.not_scored(where, rows, name, reasons, _meaning(where))
+    found.warnings.extend([said] if said else [])
+    if none:
+      found.counters[f'{where}/left_out_without_scores'] = len(found.sets.pop(where))
   if not found.sets:
     raise UserError(
       f'no benchmark row could be scored. {" ".join(found.warnings)} Take a scorer '

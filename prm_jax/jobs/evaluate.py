@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prm_jax import files, writer
 from prm_jax.data import sources
@@ -72,11 +72,9 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
     name, *also = scorers
   elif scorers:
     name, also = '', scorers
+  tuning = {measure.VALIDATION: sets.validation} if sets.validation else {}
   found = suite.evaluate(
-    {
-      **({measure.VALIDATION: sets.validation} if sets.validation else {}),
-      **sets.splits,
-    },
+    {**tuning, **sets.splits},
     pools,
     scorer=name,
     also=tuple(also),
@@ -85,11 +83,34 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
     tune_split=measure.VALIDATION if sets.validation else '',
     options=measure.options(config, None),
   )
+  every = [n for n in (name, *also) if n]
+  meanings = {
+    'are left out of tuning': tuning,
+    'count as wrong': sets.splits,
+    'are chosen last': pools,
+  }
+  found.warnings[:0] = [
+    said
+    for meaning, held in meanings.items()
+    for where, rows in held.items()
+    for said in _lacking(where, rows, every, meaning)
+  ]
   measure.write(
     command, work, 'evaluate', None, found, sets.splits,
     rows=measure.digests(config, sets), counters=sets.counters, curve=(),
     about=files.provenance(command.line, config.seed), started=started,
   )  # fmt: skip
+
+
+def _lacking(
+  where: str, rows: Sequence[Trajectory], scorers: Sequence[str], meaning: str
+) -> Iterator[str]:
+  """A sentence for each scorer that has scores for some of the rows only."""
+  for scorer in scorers:
+    name = f'{where} [{scorer}]' if len(scorers) > 1 else where
+    said, none = measure.not_scored(name, rows, scorer, {}, meaning)
+    if said and not none:
+      yield said
 
 
 def attach(

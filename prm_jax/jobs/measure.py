@@ -87,7 +87,8 @@ def check_sets(config: ConfigDict, sets: Sets) -> None:
 
   Raises:
     UserError: a set carries no truth of the name, or candidates no verdict, or
-      scores of the scorer's name are there already.
+      scores of the scorer's name are there already, or a threshold would be tuned on
+      problems that are reported.
   """
   for name, rows in sets.judged().items():
     if any(config.scorer_name in t.scores for t in rows):
@@ -97,8 +98,10 @@ def check_sets(config: ConfigDict, sets: Sets) -> None:
       )
   truth, checker = config.data.truth, config.data.checker
   named = {**({VALIDATION: sets.validation} if sets.validation else {}), **sets.splits}
-  for name, rows in named.items():
-    solutions.read_split(name, rows, truth, checker)
+  held = {n: solutions.read_split(n, t, truth, checker) for n, t in named.items()}
+  tuned = not _policies(config) or f'tuned:{VALIDATION}' in _policies(config)
+  for name in sets.splits if sets.validation and tuned else ():
+    solutions.check_disjoint(held[VALIDATION], held[name])
   for name, rows in sets.pools.items():
     candidates.read_pool(name, rows, checker)
 
@@ -106,9 +109,8 @@ def check_sets(config: ConfigDict, sets: Sets) -> None:
 def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
   """How the config asks for metrics."""
   section = config.evaluate
-  policies = tuple(p.strip() for p in section.threshold.split(',') if p.strip())
   return Options(
-    policies=policies,
+    policies=_policies(config),
     reduction=pages.reduction(config, spec),
     ties=tuple(t.strip() for t in section.ties.split(',')),
     n_resamples=section.resamples,
@@ -117,6 +119,48 @@ def options(config: ConfigDict, spec: ScorerSpec | None) -> Options:
     seed=section.seed,
     contributions=section.replicates,
   )
+
+
+def _policies(config: ConfigDict) -> tuple[str, ...]:
+  return tuple(p.strip() for p in config.evaluate.threshold.split(',') if p.strip())
+
+
+def is_scored(t: Trajectory, scorer: str) -> bool:
+  """Whether every step has a score."""
+  return scorer in t.scores and None not in t.scores[scorer].values
+
+
+def not_scored(
+  name: str,
+  rows: Sequence[Trajectory],
+  scorer: str,
+  unusable: Mapping[str, int],
+  meaning: str,
+) -> tuple[str, bool]:
+  """What a reader must know of the rows of a set that lack scores.
+
+  Args:
+    name: of the set.
+    rows: its rows, with what scores they have.
+    scorer: key of `scores`.
+    unusable: reason -> rows that the scorer could not score for it.
+    meaning: what becomes of such rows, to follow "and".
+
+  Returns:
+    (a sentence, '' if all rows have scores; whether none has).
+  """
+  lacking = [t for t in rows if not is_scored(t, scorer)]
+  if not lacking:
+    return '', False
+  reasons = Counter(unusable)
+  reasons['cut_off'] += sum(scorer in t.scores for t in lacking)
+  # Saved scores do not say why a row has none.
+  reasons['without_scores'] = len(lacking) - reasons.total()
+  why = ', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()) if n)
+  if len(lacking) == len(rows):
+    return f'{name}: none of {len(rows)} rows could be scored ({why}); left out.', True
+  some = f'{len(lacking)} of {len(rows)} rows could not be scored ({why})'
+  return f'{name}: {some} and {meaning}.', False
 
 
 def digests(config: ConfigDict, sets: Sets) -> dict[str, str]:
@@ -129,8 +173,19 @@ def digests(config: ConfigDict, sets: Sets) -> dict[str, str]:
 
 
 def validation(config: ConfigDict, scorer: Scorer, sets: Sets) -> dict[str, float]:
-  """F1 and AUROC on validation while training, see `selection.on_validation`."""
-  rows, _ = add_scores(scorer, sets.validation, config.scorer_name, quiet=True)
+  """F1 and AUROC on validation while training, see `selection.on_validation`.
+
+  Raises:
+    UserError: no row could be scored.
+  """
+  name = config.scorer_name
+  rows, unusable = add_scores(scorer, sets.validation, name, quiet=True)
+  said, none = not_scored(VALIDATION, rows, name, unusable, '')
+  if none:
+    raise UserError(
+      f'{said.removesuffix("; left out.")}, so nothing can be chosen on them; name '
+      'others in data.validation, or train.validate_every=0 and train.use=last.'
+    )
   found = _selection(config, rows, 0)
   names = {'validation/f1': selection.F1, 'validation/auroc': selection.AUROC}
   values = {
@@ -166,19 +221,43 @@ def conclude(
   about: dict[str, Any],
   started: float,
 ) -> None:
-  """Scores all sets, measures, and writes samples, results.json and report.html."""
+  """Scores all sets, measures, and writes samples, results.json and report.html.
+
+  A set of which no row can be scored is left out, with a warning: what was trained is
+  measured on the others.
+
+  Raises:
+    UserError: an evaluation that is left with nothing.
+  """
   config = command.config
   name = config.scorer_name
   unusable: Counter[str] = Counter()
+  warnings: list[str] = []
 
-  def scored(where: str, rows: list[Trajectory]) -> list[Trajectory]:
-    out, missing = add_scores(scorer, rows, name, quiet=True)
-    unusable.update({f'{where}/not_scored/{k}': n for k, n in missing.items()})
+  def scored(
+    held: Mapping[str, list[Trajectory]], meaning: str, family: str = ''
+  ) -> dict[str, list[Trajectory]]:
+    """Sets with scores, without those of which no row could be scored."""
+    out = {}
+    for s, rows in held.items():
+      with_scores, missing = add_scores(scorer, rows, name, quiet=True)
+      unusable.update({f'{s}{family}/not_scored/{k}': n for k, n in missing.items()})
+      said, none = not_scored(s, with_scores, name, missing, meaning)
+      warnings.extend([said] if said else [])
+      if none:
+        unusable[f'{s}{family}/left_out_without_scores'] = len(rows)
+      else:
+        out[s] = with_scores
     return out
 
-  splits = {s: scored(s, rows) for s, rows in sets.splits.items()}
-  pools = {p: scored(f'{p}/best_of_n', rows) for p, rows in sets.pools.items()}
-  tuning = {VALIDATION: scored(VALIDATION, sets.validation)} if sets.validation else {}
+  splits = scored(sets.splits, 'count as wrong')
+  pools = scored(sets.pools, 'are chosen last', '/best_of_n')
+  tuning = {VALIDATION: sets.validation} if sets.validation else {}
+  tuning = scored(tuning, 'are left out of tuning')
+  how = options(config, scorer.spec)
+  if sets.validation and not tuning:
+    kept = tuple(p for p in how.policies if p != f'tuned:{VALIDATION}')
+    how = dataclasses.replace(how, policies=kept)
   if splits or pools:
     found = suite.evaluate(
       {**tuning, **splits},
@@ -189,12 +268,18 @@ def conclude(
       tune_split=VALIDATION if tuning else '',
       train=examples,
       train_truth=config.data.label,
-      options=options(config, scorer.spec),
+      options=how,
+    )
+  elif job == 'evaluate':
+    raise UserError(
+      f'nothing could be scored. {" ".join(warnings)} Take a scorer that has room for '
+      'them.'
     )
   else:
     found = EvaluationResult(
       {}, {}, {}, [], {'reliability': [], 'best_of_n': []}, [], [], {}
     )
+  found.warnings[:0] = warnings
   for path, metric in (
     _selection(config, tuning[VALIDATION], config.evaluate.resamples) if tuning else {}
   ).items():
@@ -202,7 +287,8 @@ def conclude(
     found.judged_by[path] = config.data.truth
   write(
     command, work, job, scorer.spec, found, {**tuning, **splits},
-    rows=digests(config, sets), counters={**counters, **sets.counters, **unusable},
+    rows=digests(config, dataclasses.replace(sets, splits=splits, pools=pools)),
+    counters={**counters, **sets.counters, **unusable},
     curve=curve, about=about, started=started,
   )  # fmt: skip
 
