@@ -1,11 +1,14 @@
 """Bootstrap by problem, paired differences, ranking metrics, several seeds."""
 
+import math
+
 import numpy as np
 import pytest
 
 from prm_jax.errors import UserError
 from prm_jax.evaluation import intervals, seeds
 from prm_jax.evaluation.ranking import rank_metrics
+from prm_jax.evaluation.report import words
 
 
 def by_hand(values, wrong):
@@ -132,6 +135,26 @@ def test_over_seeds_names_both_sources_of_variance():
   assert paired.value == pytest.approx(0.2)
   assert paired.se_problems == pytest.approx(0, abs=1e-12)
   assert paired.low == pytest.approx(0.2 - 2.77645 * found.se_seeds, abs=1e-5)
+
+
+def test_intervals_over_few_seeds_end_where_the_metric_does():
+  def make(value):
+    return intervals.Estimate(value, n=9, replicates=np.full(3, value), key='k')
+
+  runs, base = [make(0.99), make(0.9)], [make(0.1), make(0.02)]
+  free = seeds.over_seeds(runs, n_problems=9)
+  cut = seeds.over_seeds(runs, n_problems=9, between=words.between('x/steps/auroc'))
+  assert free.high > 1 and free.low > 0
+  assert (cut.low, cut.high, cut.value) == (free.low, 1.0, free.value)
+  assert (cut.sd_seeds, cut.se_seeds) == (free.sd_seeds, free.se_seeds)
+  wide = [make(0.1), make(-0.9)]
+  paired = seeds.paired_over_seeds(wide, base, n_problems=9, between=(0.0, 1.0))
+  assert (paired.low, paired.high) == (-1.0, 1.0)
+  assert words.between('x/process_bench/f1@tuned:validation[prm]') == (0.0, 1.0)
+  assert words.between('b/set/mcc@argmax') == (-1.0, 1.0)
+  assert words.between('x/steps/auroc-baseline_position_length') == (-1.0, 1.0)
+  for unknown in ('search/beam/gain', 'x/trajectory/smoothness', 'x/value/a-b', 'x'):
+    assert words.between(unknown)[1] == math.inf
 
 
 def test_over_seeds_table_and_its_refusals():

@@ -187,7 +187,9 @@ def _one(path: str, a: Sequence[Estimate], b: Sequence[Estimate]) -> Comparison:
   else:
     # Without contributions the number of problems is not known; rows stand for it.
     problems = n_problems if len(a[0].contributions) else a[0].n
-    over = seeds.over_seeds(pairs, n_problems=problems)
+    over = seeds.paired_over_seeds(
+      a, b, n_problems=problems, between=words.between(path)
+    )
     value, low, high = over.value, over.low, over.high
     error, freedom = seeds.standard_error(over, problems)
     p, test = seeds.p_value(over, problems), SEEDS

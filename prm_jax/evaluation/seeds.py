@@ -45,7 +45,12 @@ class SeedInterval:
     return dataclasses.asdict(self)
 
 
-def over_seeds(estimates: Sequence[Estimate], *, n_problems: int) -> SeedInterval:
+def over_seeds(
+  estimates: Sequence[Estimate],
+  *,
+  n_problems: int,
+  between: tuple[float, float] = (-math.inf, math.inf),
+) -> SeedInterval:
   """Mean of one quantity over seeds.
 
   With d_s the value of seed s and d_sr its value on resample r of the problems,
@@ -59,6 +64,9 @@ def over_seeds(estimates: Sequence[Estimate], *, n_problems: int) -> SeedInterva
   Args:
     estimates: one a seed, of a metric or of a paired difference.
     n_problems: test problems behind each.
+    between: least and greatest value that the quantity can take. A t interval knows
+      nothing of them and, with few seeds, may reach beyond; it is cut there, which
+      leaves its coverage as it is, because the true value lies inside.
 
   Raises:
     UserError: there is no seed, or the value of one is undefined.
@@ -85,7 +93,9 @@ def over_seeds(estimates: Sequence[Estimate], *, n_problems: int) -> SeedInterva
   found = SeedInterval(mean, None, None, s, sd, math.sqrt(a), se_problems)
   error, freedom = standard_error(found, n_problems)
   half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * (error or 0.0)
-  return dataclasses.replace(found, low=mean - half, high=mean + half)
+  return dataclasses.replace(
+    found, low=max(mean - half, between[0]), high=min(mean + half, between[1])
+  )
 
 
 def standard_error(found: SeedInterval, n_problems: int) -> tuple[float | None, float]:
@@ -118,9 +128,18 @@ def p_value(found: SeedInterval, n_problems: int) -> float | None:
 
 
 def paired_over_seeds(
-  a: Sequence[Estimate], b: Sequence[Estimate], *, n_problems: int
+  a: Sequence[Estimate],
+  b: Sequence[Estimate],
+  *,
+  n_problems: int,
+  between: tuple[float, float] = (-math.inf, math.inf),
 ) -> SeedInterval:
   """Interval of the difference a - b over seeds, seed s of one against the other.
+
+  Args:
+    a, b: one estimate a seed.
+    n_problems: test problems behind each.
+    between: least and greatest value that a and b can take, see `over_seeds`.
 
   Raises:
     UserError: the two have different numbers of seeds, or see `over_seeds`.
@@ -130,7 +149,11 @@ def paired_over_seeds(
       f'a paired interval over seeds needs equally many runs of both methods, not '
       f'{len(a)} and {len(b)}.'
     )
-  return over_seeds([difference(x, y) for x, y in zip(a, b)], n_problems=n_problems)
+  return over_seeds(
+    [difference(x, y) for x, y in zip(a, b)],
+    n_problems=n_problems,
+    between=(between[0] - between[1], between[1] - between[0]),
+  )
 
 
 def table(

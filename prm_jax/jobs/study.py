@@ -26,6 +26,7 @@ from prm_jax import files, jsonl, writer
 from prm_jax.errors import Preempted, UserError
 from prm_jax.evaluation import replicates, seeds
 from prm_jax.evaluation.intervals import Estimate
+from prm_jax.evaluation.report import words
 from prm_jax.jobs import configuration
 from prm_jax.training.preemption import StopSignal
 
@@ -265,7 +266,9 @@ def _tabulate(
       lines += [f'| {m} | undefined in some run | | |' for m in missing if found[m]]
   lines.append(
     '\nIntervals: 95 %, over seeds and test problems together (t, Welch and '
-    'Satterthwaite); differences are paired by seed and by problem.'
+    'Satterthwaite); differences are paired by seed and by problem. Those of shares '
+    'are cut at 0 and 1, of their differences at -1 and 1: few seeds give a t interval '
+    'that reaches beyond.'
   )
   lines.append('\n## Chosen on validation\n')
   for (method, setting), overrides in chosen.items():
@@ -303,14 +306,15 @@ def _rows(
   """Rows of the table; their intervals go into `metrics` too."""
   lines = []
   for method, estimates in runs.items():
-    n = min(e.n for e in estimates)
-    mean = seeds.over_seeds(estimates, n_problems=n).metric()
+    n = min(len(e.contributions) or e.n for e in estimates)
+    ends = words.between(metric)
+    mean = seeds.over_seeds(estimates, n_problems=n, between=ends).metric()
     path = '/'.join(filter(None, ('seeds', method, setting, metric)))
     metrics[path] = mean
     against = ''
     if reference in runs and method != reference:
       paired = seeds.paired_over_seeds(
-        estimates, runs[reference], n_problems=n
+        estimates, runs[reference], n_problems=n, between=ends
       ).metric()
       name = '/'.join(filter(None, ('seeds', f'{method}-{reference}', setting, metric)))
       metrics[name] = paired

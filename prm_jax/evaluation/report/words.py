@@ -9,6 +9,7 @@ out for the one evaluated. NAME is `a-b` for a paired difference.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 
@@ -286,6 +287,14 @@ _NAMES = {
   ),
 }
 
+# Names above whose values do not lie between 0 and 1 -> between what they lie.
+_BETWEEN = {
+  'loss': (0.0, math.inf),
+  'smoothness': (0.0, math.inf),
+  'correlation': (-1.0, 1.0),
+  'mcc': (-1.0, 1.0),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
@@ -357,6 +366,27 @@ def meaning(path: str, definitions: Mapping[str, str] | None = None) -> Meaning:
     group=f'{family}/{name}@{re.sub("^[0-9]+", "N", at)}',
     difference=difference,
   )
+
+
+def between(path: str) -> tuple[float, float]:
+  """Least and greatest value that a metric can take, infinite where not known.
+
+  >>> between('heldout/steps/auroc'), between('heldout/best_of_n/prm_min-majority@16')
+  ((0.0, 1.0), (-1.0, 1.0))
+  """
+  found = _PATH.fullmatch(_parts(path)[2])
+  first, minus, second = (found['name'] if found else '').partition('-')
+  low, high = _ends(first) or (-math.inf, math.inf)
+  if not minus:
+    return low, high
+  # What is taken away is another metric, or the same one of another scorer.
+  least, greatest = _ends(second) or (low, high)
+  return low - greatest, high - least
+
+
+def _ends(name: str) -> tuple[float, float] | None:
+  known = any(re.fullmatch(pattern, name) for pattern in _NAMES)
+  return _BETWEEN.get(name, (0.0, 1.0)) if known else None
 
 
 def judged_by(path: str, truths: Mapping[str, str]) -> str:
