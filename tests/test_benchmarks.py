@@ -315,7 +315,8 @@ def test_classes_share_resamples():
 
 def test_socratic_prmbench_goes_by_file_and_pattern():
   rows = [
-    prm(name, errors, scores, kind='x', source=f'prmbench/test_{file}')
+    # Each file numbers its rows anew: no two of these are the same row.
+    prm(name, errors, scores, kind='x', source=f'prmbench/test_{file}', idx='1')
     for name, errors, scores, file in (
       ('a', [2], [0.9, 0.1], 'premise_redundancy'),
       ('b', [2], [0.9, 0.9], 'conclusion_invalidity'),

@@ -80,8 +80,13 @@ class Truth:
   repeated: np.ndarray
 
 
-def read_truth(held: Held) -> Truth:
-  """Labels from `meta['error_steps']` (1-based); from the label set without them."""
+def read_truth(held: Held, by_file: bool = False) -> Truth:
+  """Labels from `meta['error_steps']` (1-based); from the label set without them.
+
+  Args:
+    held: the set.
+    by_file: rows of two files are never the same row, whatever their class and `idx`.
+  """
   split = held.split
   wrong, labelled = split.wrong.copy(), split.labelled.copy()
   first = split.first_error.copy()
@@ -89,7 +94,8 @@ def read_truth(held: Held) -> Truth:
   repeated = np.zeros(split.n_rows, bool)
   seen = set()
   for r, t in enumerate(held.rows):
-    key = (t.source.split('/')[0], t.meta.get('classification'), t.meta.get('idx'))
+    source = t.source if by_file else t.source.split('/')[0]
+    key = (source, t.meta.get('classification'), t.meta.get('idx'))
     repeated[r] = key[-1] is not None and key in seen
     seen.add(key)
     named = t.meta.get('error_steps')
@@ -299,8 +305,8 @@ def _samples(sheet: Sheet, held: Held, truth: Truth, policy: str, value: float) 
     )
 
 
-def _start(sheet: Sheet, held: Held) -> Truth:
-  truth = read_truth(held)
+def _start(sheet: Sheet, held: Held, by_file: bool = False) -> Truth:
+  truth = read_truth(held, by_file)
   split = held.split
   sheet.count(
     OVERALL,
@@ -370,7 +376,7 @@ def _prmbench(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
 
 def _socratic(sheet: Sheet, sets: Mapping[str, Rows]) -> None:
   held = sheet.hold('', sets[''])
-  truth = _start(sheet, held)
+  truth = _start(sheet, held, by_file=True)
   groups = [_category(t.source, t.meta.get('classification')) for t in held.rows]
   patterns: dict[str, list[str]] = {}
   for name in dict.fromkeys(groups):
@@ -432,7 +438,7 @@ PRMBENCH = Benchmark(
 
 SOCRATIC_PRMBENCH = Benchmark(
   name='socratic_prmbench',
-  version=1,
+  version=2,
   definition=(
     'Socratic-PRMBench (Li et al. 2025, arXiv 2505.23474), in PRMBench layout, one '
     'file for each of 20 errors: test_CATEGORY_ERROR.jsonl. '
@@ -442,7 +448,7 @@ SOCRATIC_PRMBENCH = Benchmark(
     'deduction, correction and detection as verification) and over all steps. The '
     'paper gives PRM-Score as 0.5 F1 + 0.5 F1_neg; its code is not published, so the '
     'threshold 0.5, the micro average and the mapping of files to patterns are not '
-    'verified.'
+    'verified. Of rows of one file with the same class and idx the first counts.'
   ),
   sources=('socratic_prmbench:prmbench',),
   rows=2995,
