@@ -247,6 +247,8 @@ def test_saved_scores_of_a_part_of_the_rows(tmp_path, capsys):
   assert results(tmp_path / 'work')['warnings'] == [
     'mine: 1 of 3 rows could not be scored (1 without_scores) and count as wrong.'
   ]
+  page = (tmp_path / 'work' / 'report.html').read_text()
+  assert 'no model was run' in page and 'public reward models' not in page
   capsys.readouterr()
 
 

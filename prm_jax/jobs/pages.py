@@ -61,7 +61,9 @@ def _summary(config: Any, spec: ScorerSpec | PolicySpec | None) -> str:
       'definitions, with versions, stand above the tables.'
     )
   if spec is None:
-    return 'Saved step scores of public reward models, measured on saved candidates.'
+    return (
+      'Step scores that were saved earlier, measured as they are; no model was run.'
+    )
   if isinstance(spec, PolicySpec):
     return (
       f'A policy was trained on the solutions of {config.data.train}; how well it '
