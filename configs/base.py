@@ -545,7 +545,7 @@ def get_config() -> ConfigDict:
   study.common = ''  # overrides of all runs
   study.trials = ()  # overrides of each tuning trial, the same for all methods
   study.trial_seed = 100
-  study.select = ''  # metric on validation that chooses the trial
+  study.select = ''  # metric on validation that chooses the trial, by its better end
   study.seeds = (0, 1, 2, 3, 4)
   study.metrics = ()  # metric paths that are tabulated
   study.reference = ''  # method that the others are compared with

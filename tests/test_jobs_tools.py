@@ -349,6 +349,11 @@ def test_study_refusals(tmp_path, capsys):
   assert 'study.methods' in refusal(words, capsys)
   words += ['--config.study.methods=alone']
   assert 'NAME=configs/FILE.py' in refusal(words, capsys)
+  words[-1] += '=configs/bce.py'
+  said = refusal([*words, '--config.study.reference=pqm'], capsys)
+  assert said.startswith("study.reference='pqm': it must be one of the methods (alone)")
+  trials = [f'--config.study.trials=seed={i}' for i in (1, 2)]
+  assert 'study.select is empty, and 2 trials' in refusal([*words, *trials], capsys)
 
 
 def test_gzip_without_time_stamp(rows, tmp_path):

@@ -90,6 +90,16 @@ def run(command: configuration.Command) -> None:
     raise UserError(
       f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.'
     )
+  if study.reference and study.reference not in methods:
+    raise UserError(
+      f'study.reference={study.reference!r}: it must be one of the methods '
+      f'({", ".join(methods)}), or empty.'
+    )
+  if len(trials) > 1 and not study.select:
+    raise UserError(
+      f'study.select is empty, and {len(trials)} trials need a metric on validation '
+      'to choose by, for example validation/process_bench/f1@tuned:self.'
+    )
   # The runs have their own configs; of this one only the study itself matters.
   own_keys = {
     key: value
@@ -174,7 +184,8 @@ def _tune(
         'name one that is computed on validation.'
       )
     scores.append(value)
-  return trials[max(range(len(trials)), key=lambda i: scores[i])]
+  best = min if words.meaning(study.select).better == 'lower' else max
+  return trials[best(range(len(trials)), key=lambda i: scores[i])]
 
 
 def _run_all(
@@ -263,7 +274,9 @@ def _tabulate(
       runs = {m: e for m, e in found.items() if m not in missing}
       lines += _heading(metric, setting, study.reference)
       lines += _rows(runs, study.reference, metrics, setting, metric)
-      lines += [f'| {m} | undefined in some run | | |' for m in missing if found[m]]
+      for m in missing:
+        runs_without = 'some run' if found[m] else 'every run, or never measured'
+        lines.append(f'| {m} | undefined in {runs_without} | | |')
   lines.append(
     '\nIntervals: 95 %, over seeds and test problems together (t, Welch and '
     'Satterthwaite); differences are paired by seed and by problem. Those of shares '
