@@ -192,6 +192,9 @@ def test_unusable_rows_of_an_evaluation_set_are_told_of(tmp_path, capsys):
   # Both sets hold the row called 90.
   said = refusal(training(tmp_path / 'work', 'world:train', **keys), capsys)
   assert "'validation' and 'mine' share 1 problems" in said
+  logits = {'objective__name': 'q_ranking', 'evaluate__threshold': 'fixed:0'}
+  argv = training(tmp_path / 'work', 'world:train', **{**keys, **logits})
+  assert "'validation' and 'mine' share 1 problems" in refusal(argv, capsys)
   assert not (tmp_path / 'work' / 'metrics.jsonl').exists()
   tuned = write_lines(
     tmp_path / 'tuned.jsonl', [record(92, steps=['1' * 1000, '2', '3', '4'])]

@@ -78,7 +78,7 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
       'calibrating needs rows to fit on, in data.validation, and others to report on, '
       'in data.evaluate.'
     )
-  measure.check_sets(config, sets)
+  measure.check_sets(config, sets, scorer.kind)
   fitted_on = read_steps(measure.VALIDATION, sets.validation)
   for name, rows in (*sets.splits.items(), *sets.pools.items()):
     check_disjoint(fitted_on, read_steps(name, rows))

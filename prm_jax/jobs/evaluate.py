@@ -45,7 +45,7 @@ def _with_scorer(command: Command, work: files.Workdir, started: float) -> None:
   sets = measure.load_sets(config)
   if not sets.splits and not sets.pools:
     raise UserError('nothing to evaluate; name sets in data.evaluate or data.pools.')
-  measure.check_sets(config, sets)
+  measure.check_sets(config, sets, scorer.kind)
   examples: Sequence[Trajectory] = ()
   if config.data.train:
     examples = training_data.examples(config, sets.judged(), sets.train)

@@ -100,7 +100,7 @@ class ScorerKind:
     self.spec = assemble.spec(config, words)
     self.model, self.head = self.spec.model, self.spec.head
     self.sets = measure.load_sets(config)
-    measure.check_sets(config, self.sets)
+    measure.check_sets(config, self.sets, self.spec.kind)
     self.has_validation = bool(self.sets.validation)
     self._held: Scorer | None = None
 

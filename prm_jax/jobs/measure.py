@@ -82,13 +82,17 @@ def load_sets(config: ConfigDict) -> Sets:
   return Sets(rows, splits, pools, {**counters, **read, **more}, train)
 
 
-def check_sets(config: ConfigDict, sets: Sets) -> None:
+def check_sets(config: ConfigDict, sets: Sets, kind: str) -> None:
   """Reads the truths of all sets once, before the time that training takes.
+
+  Args:
+    config, sets: what is evaluated.
+    kind: of the scores that will be there.
 
   Raises:
     UserError: a set carries no truth of the name, or candidates no verdict, or
-      scores of the scorer's name are there already, or a threshold would be tuned on
-      problems that are reported.
+      scores of the scorer's name are there already, or a threshold or a calibration
+      would be fitted on problems that are reported.
   """
   for name, rows in sets.judged().items():
     if any(config.scorer_name in t.scores for t in rows):
@@ -99,8 +103,10 @@ def check_sets(config: ConfigDict, sets: Sets) -> None:
   truth, checker = config.data.truth, config.data.checker
   named = {**({VALIDATION: sets.validation} if sets.validation else {}), **sets.splits}
   held = {n: solutions.read_split(n, t, truth, checker) for n, t in named.items()}
-  tuned = not _policies(config) or f'tuned:{VALIDATION}' in _policies(config)
-  for name in sets.splits if sets.validation and tuned else ():
+  # Scores that are no probabilities are calibrated on validation.
+  fitted = not _policies(config) or f'tuned:{VALIDATION}' in _policies(config)
+  fitted |= kind != 'probability'
+  for name in sets.splits if sets.validation and fitted else ():
     solutions.check_disjoint(held[VALIDATION], held[name])
   for name, rows in sets.pools.items():
     candidates.read_pool(name, rows, checker)
