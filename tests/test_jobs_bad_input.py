@@ -238,17 +238,22 @@ def test_an_evaluation_of_which_nothing_can_be_scored(tmp_path, capsys):
 
 def test_saved_scores_of_a_part_of_the_rows(tmp_path, capsys):
   scores = {'prm': {'kind': 'logit', 'values': [1.0, -1.0, 1.0, 1.0]}}
-  rows = [record(0, scores=scores), record(1), record(2, scores=scores)]
+  told = {'verdicts': {'exact': {'value': True, 'method': 'exact'}}}
+  rows = [record(i, **told, **({'scores': scores} if i != 1 else {})) for i in range(3)]
+  file = write_lines(tmp_path / 'mine.jsonl', rows)
   keys = {
     'job': 'evaluate',
     'data__train': '',
     'data__validation': '',
     'data__truth': 'human',
-    'data__evaluate': f'mine={write_lines(tmp_path / "mine.jsonl", rows)}',
+    'data__evaluate': f'mine={file}',
+    'data__pools': f'mine={file}',
   }
   assert run(arguments(tmp_path / 'work', **keys)) == 0
-  assert results(tmp_path / 'work')['warnings'] == [
-    'mine: 1 of 3 rows could not be scored (1 without_scores) and count as wrong.'
+  lacking = '1 of 3 rows could not be scored (1 without_scores) and'
+  assert results(tmp_path / 'work')['warnings'][:2] == [
+    f'mine: {lacking} count as wrong.',
+    f'mine (pool): {lacking} are chosen last.',
   ]
   page = (tmp_path / 'work' / 'report.html').read_text()
   assert 'no model was run' in page and 'public reward models' not in page

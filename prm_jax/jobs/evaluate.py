@@ -87,7 +87,7 @@ def _with_saved_scores(command: Command, work: files.Workdir, started: float) ->
   meanings = {
     'are left out of tuning': tuning,
     'count as wrong': sets.splits,
-    'are chosen last': pools,
+    'are chosen last': {measure.pool_name(p): rows for p, rows in pools.items()},
   }
   found.warnings[:0] = [
     said

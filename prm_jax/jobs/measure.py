@@ -28,6 +28,11 @@ from prm_jax.specs import PolicySpec, ScorerSpec
 VALIDATION = 'validation'
 
 
+def pool_name(name: str) -> str:
+  """What a pool is called beside splits, which may have its name."""
+  return f'{name} (pool)'
+
+
 @dataclasses.dataclass(frozen=True)
 class Sets:
   """Attributes:
@@ -46,7 +51,7 @@ class Sets:
 
   def judged(self) -> dict[str, list[Trajectory]]:
     """Everything that must not be trained on."""
-    pools = {f'{name} (pool)': rows for name, rows in self.pools.items()}
+    pools = {pool_name(name): rows for name, rows in self.pools.items()}
     return {
       **({VALIDATION: self.validation} if self.validation else {}),
       **self.splits,
@@ -248,7 +253,8 @@ def conclude(
     for s, rows in held.items():
       with_scores, missing = add_scores(scorer, rows, name, quiet=True)
       unusable.update({f'{s}{family}/not_scored/{k}': n for k, n in missing.items()})
-      said, none = not_scored(s, with_scores, name, missing, meaning)
+      shown = pool_name(s) if family else s
+      said, none = not_scored(shown, with_scores, name, missing, meaning)
       warnings.extend([said] if said else [])
       if none:
         unusable[f'{s}{family}/left_out_without_scores'] = len(rows)
