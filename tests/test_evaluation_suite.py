@@ -317,3 +317,32 @@ def test_solutions_without_steps_do_no_harm():
   ]
   best = evaluate({}, {'pool': pool}, scorer='prm', truth='', options=QUICK)
   assert best.metrics['pool/best_of_n/prm_min@2']['value'] == 1
+
+
+def test_an_auroc_difference_is_over_the_steps_that_both_have_scored():
+  rows = world('h', 30, 1, seed=4, kind='probability')
+  rng = np.random.default_rng(5)
+  rows = [
+    dataclasses.replace(
+      t,
+      scores={
+        'other': ScoreSet('probability', tuple(rng.random(t.n_steps))),
+        **({} if i % 3 == 0 else t.scores),
+      },
+    )
+    for i, t in enumerate(rows)
+  ]
+
+  def measured(some):
+    options = Options(n_resamples=20, unscored='wrong')
+    return evaluate(
+      {'h': some}, scorer='prm', truth='on_track', also=['other'], options=options
+    ).metrics
+
+  found = measured(rows)
+  common = measured([t for t in rows if 'prm' in t.scores])
+  path = 'h/steps/auroc-other'
+  assert found['h/steps/auroc[other]']['n'] > found['h/steps/auroc']['n']
+  assert found[path]['n'] == found['h/steps/auroc']['n']
+  gap = common['h/steps/auroc']['value'] - common['h/steps/auroc[other]']['value']
+  assert found[path]['value'] == pytest.approx(gap)

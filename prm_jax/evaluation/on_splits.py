@@ -96,7 +96,7 @@ def measure(
     path = metric_path(split.name, 'trajectory', 'smoothness', '', who)
     out.put(path, along.smoothness(split, scores, sample), 'none')
   _all_correct(out, split, scorers[''], sample)
-  _against_others(out, split, [w for w in scorers if w])
+  _against_others(out, split, scorers, sample)
 
 
 def _thresholded(
@@ -225,9 +225,16 @@ def _all_correct(
     out.put(metric_path(split.name, 'process_bench', name, '', who), found, split.truth)
 
 
-def _against_others(out: Collector, split: Split, others: list[str]) -> None:
-  """Paired differences to each other scorer: AUROC, and F1 at policies both have."""
-  for who in others:
+def _against_others(
+  out: Collector, split: Split, scorers: dict[str, Scores], sample: Resamples
+) -> None:
+  """Paired differences to each other scorer: AUROC, and F1 at policies both have.
+
+  An AUROC is over the steps that its scorer has scored, so where these are not the same
+  the difference is over those that both have.
+  """
+  for who in filter(None, scorers):
+    both = scorers[''].scored & scorers[who].scored
     for path in list(out.estimates):
       family, _, name = path.removeprefix(f'{split.name}/').partition('/')
       base, _, at = name.partition('@')
@@ -236,5 +243,9 @@ def _against_others(out: Collector, split: Split, others: list[str]) -> None:
         continue
       other = out.get(path + f'[{who}]')
       if other is not None:
+        mine = out.estimates[path]
+        if base == 'auroc' and not both.all():
+          held = [dataclasses.replace(scorers[w], scored=both) for w in ('', who)]
+          mine, other = (steps.ranking(split, h, sample)[base] for h in held)
         against = metric_path(split.name, family, f'{base}-{who}', at)
-        out.put(against, difference(out.estimates[path], other), split.truth)
+        out.put(against, difference(mine, other), split.truth)
