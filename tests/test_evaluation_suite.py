@@ -346,3 +346,16 @@ def test_an_auroc_difference_is_over_the_steps_that_both_have_scored():
   assert found[path]['n'] == found['h/steps/auroc']['n']
   gap = common['h/steps/auroc']['value'] - common['h/steps/auroc[other]']['value']
   assert found[path]['value'] == pytest.approx(gap)
+
+
+def test_a_problem_with_few_candidates_ends_the_n_with_a_warning():
+  rows = [
+    candidate(f'p{k}', i, [0.5], i < k, str(i)) for k in range(3) for i in range(4)
+  ]
+  found = run({}, {'pool': rows[:10]}, truth='', tune_split='', train=())
+  assert found.warnings[0] == (
+    'pool: problem p2 has 2 candidates and others up to 4; no N above 2 is reported.'
+  )
+  assert 'pool/best_of_n/prm_min@4' not in found.metrics
+  whole = run({}, {'pool': rows}, truth='', tune_split='', train=())
+  assert not any('candidates' in w for w in whole.warnings)

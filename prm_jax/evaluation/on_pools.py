@@ -39,6 +39,12 @@ def measure(out: Collector, held: ScoredPool, options: Options) -> None:
   for who, scores in held.scorers.items():
     label = f'unscored[{who}]' if who else 'unscored'
     out.count(f'{name}/best_of_n', {label: int((~scores.scored).sum())})
+  if pool.smallest < pool.sizes.max():
+    least = pool.steps.problem_ids[int(pool.sizes.argmin())]
+    out.warnings.append(
+      f'{name}: problem {least} has {pool.smallest} candidates and others up to '
+      f'{pool.sizes.max()}; no N above {pool.smallest} is reported.'
+    )
   sample = options.resamples(pool.steps.problem_ids)
   for ties in options.ties:
     columns = _chances(held, sizes, ties, options)
