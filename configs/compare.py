@@ -23,12 +23,13 @@ interval by problem; a sign-flip permutation test by problem (all signs where up
 problems differ, else 20,000 drawn, P never 0); McNemar's exact test where every problem
 has one row that is right or wrong; P values after Holm over all metrics compared
 (compare.metrics narrows them down beforehand); the difference that would have been
-found with 80 % power. The sign-flip test is exact for means over problems
-and for shares of rows; an F1 of two accuracies goes by what problems add to these;
-other metrics (AUROC, ECE, MR-Score) go by the jackknife's pseudo-values, exact to first
-order: where few problems decide such a metric, read its P value with care.
-With several runs of each the interval and the P value (t) hold both sources of
-variance, seeds and problems, each named. Files of another command are not written over.
+found with 80 % power. The sign-flip test is exact for means over problems and for
+shares of rows; an F1 of two accuracies goes by what problems add to these; other
+metrics (AUROC, ECE, MR-Score) go by the jackknife's pseudo-values, exact to first
+order: where few problems decide such a metric, read its P value with care. With several
+runs of each the interval and the P value (t) hold both sources of variance, seeds and
+problems, each named; the interval is cut where the metric ends. Files of another
+command are not written over.
 
 Runs on different rows are refused; compare.common=true compares the rows in common of
 sets with a known first error and counts the others. Pools must be the same.
