@@ -329,6 +329,29 @@ def test_refusals():
   assert r.skipped == 'too_long' and not r.candidates and r.chosen is None
 
 
+@pytest.mark.parametrize(
+  'name, options',
+  [
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 3}),
+    ('adaptive_step', {'threshold': 0.8, 'width': 2}),
+  ],
+)
+def test_an_open_step_that_fills_the_context_keeps_its_score(name, options):
+  """It was read after the steps before it, not after the question."""
+  value = lambda steps: len(steps) / 10
+  refused = 0
+  for longest in range(8, 20):
+    policy = scripted.Policy(scripted.good_and_bad(), longest)
+    algorithm, _ = registry.build(name, options, kind='probability')
+    scorer = scripted.Scorer(value)
+    (r,) = driver.run(scripted.problems(), algorithm, policy, scorer, SAMPLING)
+    refused += r.counts.get('refused', 0)
+    for t in r.candidates:
+      right = [value(t.steps[: i + 1]) for i in range(t.n_steps)]
+      assert t.scores['scripted_prm'].values == pytest.approx(right)
+  assert refused
+
+
 def test_unscored_steps_rank_last_and_are_counted():
   value = lambda s: math.nan if s[0] == 'bad0' else 0.2
   (r,), _, _ = search('beam', {'n': 8}, value=value)

@@ -341,7 +341,8 @@ class _Rounds:
       scores = (*beam.scores, *(math.nan,) * missing)
       node.beam = dataclasses.replace(beam, scores=scores)
       wanted = e.score and beam.reason != 'cut' and beam.depth > node.n_read
-      if self._scorer is not None and wanted:
+      # A refused beam may hold an open step whose score it has already.
+      if self._scorer is not None and wanted and missing:
         unread.append((r, node, e))
     if self._scorer is None:
       return
@@ -406,12 +407,14 @@ def _confident(e: Expand, c: Completion) -> int:
 
 def _refused(node: Node) -> Node:
   """What comes of a beam that fills the context: the same, ended."""
+  scores = node.beam.scores
+  if node.beam.reason == 'cut':  # what is left of its last step was never scored
+    scores = scores[: node.n_whole]
   beam = dataclasses.replace(
-    node.beam, parent=node.beam.id, reason='length', n_tokens=0, logprobs=()
-  )
-  return dataclasses.replace(
-    node, beam=beam, path=f'{node.path}.x', policy=None, scorer=None
-  )
+    node.beam, parent=node.beam.id, scores=scores, reason='length', n_tokens=0,
+    logprobs=(),
+  )  # fmt: skip
+  return dataclasses.replace(node, beam=beam, path=f'{node.path}.x', policy=None)
 
 
 def _gather(sessions: Any, places: Sequence[Place | None]) -> Any:
