@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import time
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 import tiny_policies
 from faulty_server import FaultyServer
+from ml_collections import ConfigDict
 from test_chunks import Killed
 from tiny_runs import (
   ROOT,
@@ -179,6 +181,39 @@ def test_cost_of_one_problem_by_hand(straight, models):
     tokens = written + r['counts']['policy_read']
     expected = 2 * (layer + w.vocab_size * 16) * tokens + 2 * prm * read
     assert r['flops'] == expected
+
+
+def test_the_best_of_the_bank_goes_by_the_reduction_of_its_method(
+  straight, monkeypatch
+):
+  """Its votes weigh what evaluate.reduction says, as those of all methods do."""
+  rows = [r for r in rows_of(straight) if r['method'] == 'best_of_n n=8']
+  config = ConfigDict(
+    {
+      'scorer_name': 'prm', 'data': {'checker': 'exact'},
+      'evaluate': {'subsets': 4, 'seed': 0},
+    }
+  )  # fmt: skip
+  main = sorted(map(str, (straight / 'searches').glob('*.gz')))
+  done = chunks.Done((0, 1, 2, 3), True, Counter(), 4, tuple(main), (0, 1))
+
+  def scores(how, **options):
+    seen = {}
+    bank = searchers.Search('best_of_n n=8', 'best_of_n', options, None, 8)
+    with monkeypatch.context() as patch:
+      keep = lambda pool, scores, weights, *_, **__: seen.update(s=scores, w=weights)
+      patch.setattr(search_results.curves, 'bank_lines', keep)
+      search_results._lines(
+        config, done, bank, [r['problem_id'] for r in rows], rows, None, how
+      )
+    return seen['s'], seen['w']
+
+  last, weights = scores('last')
+  least, same = scores('last', reduction='min')
+  expected, _ = scores('min')
+  np.testing.assert_array_equal(least, expected)
+  np.testing.assert_array_equal(same, weights)
+  assert (last != least).any()
 
 
 @pytest.mark.parametrize('call', [1, 4])

@@ -256,9 +256,12 @@ def _lines(
   own = np.zeros(len(taken))
   if how:
     name = config.scorer_name
-    scores = np.array([searchers.reduced(t, name, how) for t in taken])
+    # The best of N is the method's own choice, by the reduction that it was given.
+    picks = bank.options.get('reduction', how)
+    scores = np.array([searchers.reduced(t, name, picks) for t in taken])
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    weights = finals.vote_weights(scores, taken[0].scores[name].kind)
+    weights = np.array([searchers.reduced(t, name, how) for t in taken])
+    weights = finals.vote_weights(weights, taken[0].scores[name].kind)
     own = np.array([t.meta['search']['prm_tokens'] for t in taken], float)
   return curves.bank_lines(
     pool, scores, weights, [r['counts'] for r in rows], own, prices,
