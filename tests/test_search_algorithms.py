@@ -307,6 +307,27 @@ def test_limits_end_solutions():
   assert policy.calls[-1][1].stop == () and r.counts['rounds'] == 3
 
 
+@pytest.mark.parametrize(
+  'name, options, over',
+  [
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 4}, 0),
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 9}, 0),
+    ('adaptive_step', {'threshold': 0.7, 'width': 2}, 1),
+  ],
+)
+def test_an_open_step_is_no_longer_than_other_steps_may_be(name, options, over):
+  """The limit is of the step, in however many pieces it is written."""
+  tree = lambda steps: {f'123{c}567': p for c, p in (('a', 0.6), ('b', 0.4))}
+  for limit, whole in ((6, False), (8, True)):  # 7 tokens and the separator
+    (r,), _, _ = search(
+      name, options, tree, lambda s: 0.5, step_tokens=limit,
+      sampling=dataclasses.replace(SAMPLING, max_tokens=30),
+    )  # fmt: skip
+    for t in r.candidates:
+      assert t.meta['finish_reason'] == 'length'
+      assert (t.n_steps > 1) == whole and (whole or len(t.steps[0]) <= limit + over)
+
+
 def test_an_empty_step_ends_a_solution():
   def options(steps):
     return {'one': 1.0} if not steps else {' ': 1.0}
