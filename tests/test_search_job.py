@@ -183,6 +183,21 @@ def test_cost_of_one_problem_by_hand(straight, models):
     assert r['flops'] == expected
 
 
+def test_problems_without_a_gold_answer_are_no_failures(straight):
+  """They were counted as wrong, half of them halved every share solved."""
+  searches = searchers.methods('beam n=4 width=2', 'probability')
+  rows = [r for r in rows_of(straight) if r['method'] == searches[0].name]
+  ids = [r['problem_id'] for r in rows]
+  rows = [{**r, 'gold_answer': None} for r in rows[:4]] + rows[4:]
+  config = ConfigDict({'search': {'validation': 0}})
+  held = search_results._read(config, None, rows, searches, ids, None, 'last')
+  assert held.ids == sorted(ids[4:]) and len(held.methods[0].right) == 2
+  assert held.counters['problems_without_gold_answer'] == 4
+  rows = [{**r, 'gold_answer': None} for r in rows]
+  held = search_results._read(config, None, rows, searches, ids, None, 'last')
+  assert held.ids == [] == held.methods
+
+
 def test_the_best_of_the_bank_goes_by_the_reduction_of_its_method(
   straight, monkeypatch
 ):
