@@ -332,6 +332,16 @@ def test_questions_of_one_problem_id_are_groups_of_their_own(tmp_path):
   assert ids == [['s-1-1', 's-1-2'], ['s-2-1', 's-2-2']]
 
 
+def test_temperature_zero_says_that_continuations_are_identical(
+  solutions, tmp_path, capsys
+):
+  """Before a policy is loaded."""
+  for algorithm, said in (('mc_soft', True), ('judge', False), ('free_prm', False)):
+    options = {'sampling__temperature': 0}
+    run(argv(tmp_path / algorithm, '', solutions, algorithm, **options))
+    assert ('of a prefix are identical' in capsys.readouterr().err) == said
+
+
 def test_unreadable_shards(policy, tmp_path, capsys):
   folder = tmp_path / 'solutions'
   folder.mkdir()

@@ -47,6 +47,12 @@ def run(command: Command) -> None:
   choice = labellers.choose(config)
   groups, counters = solutions(config, choice.names, choice.needs_gold)
   parts = chunks.cut(groups, config.chunk.size)
+  rolls_out = choice.needs_engine and config.label.algorithm != labellers.JUDGE
+  if rolls_out and config.sampling.temperature == 0:
+    writer.say(
+      'sampling.temperature=0: all continuations of a prefix are identical, and count '
+      'as if they were not; set a temperature above 0'
+    )
   engines = policies.engines(config) if choice.needs_engine else None
   with (
     files.open_workdir(command.workdir, flatten(config), shard) as work,
