@@ -347,6 +347,7 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   assert found['counters']['mine/read/trajectories'] == len(rows)
   assert 'recomputed from saved scores' in found['provenance']['how']
   assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
+  assert not any(': no ' in text for text in found['warnings'])
   said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)
   assert 'best of 9 is not defined' in said and 'from 1 to 8' in said
   bare = write_lines(
@@ -355,6 +356,43 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   )
   argv = arguments(tmp_path / 'bare', BANK, {**tiny, 'data.pools': f'mine={bare}'})
   assert 'no candidate carries scores' in refusal(argv, capsys)
+
+
+def test_what_a_bank_leaves_out_is_said(straight, tmp_path):
+  """Rules and reductions that are asked for, and are not defined of these."""
+  rows = [
+    records.to_dict(t)
+    for t in records.read(str(straight / 'candidates'))
+    if t.meta['search']['algorithm'] == 'best_of_n n=8'
+  ]
+  for row in rows:
+    for held in row['scores'].values():
+      held['kind'] = 'logit'
+  rows[0]['meta']['self_certainty'] = 0.5
+  tiny = {
+    'score_files': '', 'data.checker': 'exact', 'evaluate.resamples': 10,
+    'evaluate.subsets': 4, 'bank.rules': '("best", "ias")', 'report': False,
+    'bank.reductions': '("product", "min")',
+  }  # fmt: skip
+  said = {}
+  for name, part in (('even', rows), ('uneven', rows[1:])):
+    file = write_lines(tmp_path / f'{name}.jsonl', part)
+    given = {**tiny, 'data.pools': f'mine={file}'}
+    assert run(arguments(tmp_path / name, BANK, given)) == 0
+    said[name] = results(tmp_path / name)['warnings'][:-1]
+  product = 'mine: no product of step scores of prm (logit): it is defined for '
+  assert said == {
+    'even': [
+      'mine: no adaptive N of prm (logit): it is defined for probabilities.',
+      f'{product}probabilities.',
+      'mine: no Borda votes: 47 candidates carry no self_certainty.',
+    ],
+    'uneven': [
+      'mine: no adaptive N: its problems have 7 to 8 candidates, and it needs as many '
+      'for each.',
+      f'{product}probabilities.',
+    ],
+  }
 
 
 REFUSED = {
