@@ -373,6 +373,17 @@ def test_an_open_step_that_fills_the_context_keeps_its_score(name, options):
   assert refused
 
 
+@pytest.mark.filterwarnings('error')
+def test_particles_that_are_not_scored_are_all_alike():
+  """Also where weights are ratios to a score that there was none of."""
+  (r,), _, _ = search(
+    'particle', {'n': 4, 'weights': 'incremental'}, value=lambda s: math.nan
+  )
+  assert sum(t.meta['search']['copies'] for t in r.candidates) == 4
+  for t in r.candidates:
+    assert t.meta['search']['weight'] == t.meta['search']['copies'] / 4
+
+
 def test_unscored_steps_rank_last_and_are_counted():
   value = lambda s: math.nan if s[0] == 'bad0' else 0.2
   (r,), _, _ = search('beam', {'n': 8}, value=value)
