@@ -24,6 +24,7 @@ REFUSED = (
   ('evaluate', {'evaluate__ties': 'uniform,uniform'}, 'uniform, uniform: name each'),
   ('evaluate', {'evaluate__threshold': 'fixed:0.5, fixed:0.5'}, 'name each once'),
   ('search', {'evaluate__subsets': 0}, 'evaluate.subsets=0'),
+  ('search', {'search__policy_parameters': -5}, 'search.policy_parameters=-5'),
   ('audit', {'audit__streams': 0}, 'audit.streams=0'),
   ('audit', {'audit__tau': 1.5}, 'audit.tau=1.5'),
   ('hackability', {'hack__places': '("step", "step")'}, 'hack.places=step, step'),

@@ -10,12 +10,15 @@ import tiny_tokenizers
 from test_public_prms import ROOT
 from test_public_prms import pytestmark as pytestmark
 
+from configs import base
 from prm_jax import step_values
 from prm_jax.errors import UserError
+from prm_jax.evaluation import compute
 from prm_jax.formats.step_format import Encoded
-from prm_jax.inference import implicit
+from prm_jax.inference import api, implicit
 from prm_jax.inference.implicit import ImplicitScorer
 from prm_jax.interop import public
+from prm_jax.jobs import searchers
 from prm_jax.records import Trajectory
 
 POLICY, REFERENCE = 'qwen2_untied', 'qwen2_tied'
@@ -173,3 +176,20 @@ def test_refusals(policy, folders, tmp_path):
   tiny_tokenizers.write(other, {'a': 0, 'b': 1}, {'<|im_start|>': 301})
   with pytest.raises(UserError, match="other text to the reference's tokenizer"):
     make(policy, {**folders, REFERENCE: other}).values(rows())
+
+
+def test_a_search_is_charged_for_both_models(folders):
+  """Every token that an implicit PRM reads goes through its reference as well."""
+  config = base.get_config()
+  config.engine.kind = 'remote'
+  config.search.policy_parameters = 7
+  counts = {'policy_generated': 1, 'prm_read': 1}
+  charged = {}
+  for reference in (str(folders[REFERENCE]), 'none'):
+    scorer, _ = api.open_scorer(folders[POLICY], adapter='eurus', reference=reference)
+    charged[reference] = searchers.prices(config, None, scorer).flops(counts)
+  both, alone = charged.values()
+  spec = scorer.spec
+  assert alone == 2 * 7 + 2 * compute.parameters(spec.model, spec.head)
+  other = public.model_of(folders[REFERENCE])
+  assert both - alone == 2 * compute.parameters(other, spec.head) > 0

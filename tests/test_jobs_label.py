@@ -25,7 +25,7 @@ from tiny_runs import (
 
 from configs import base
 from prm_jax import records
-from prm_jax.jobs import chunks, labellers
+from prm_jax.jobs import chunks, label, labellers
 from prm_jax.labeling import registry
 
 CONFIG = str(ROOT / 'configs' / 'label.py')
@@ -309,6 +309,37 @@ def test_a_solution_that_is_there_twice(policy, tmp_path, capsys):
   second = write_lines(tmp_path / 'b.jsonl', [{**rows()[1], 'id': 's-0-0'}])
   given = argv(tmp_path / 'work', policy, f'{first},{second}', 'mc_hard')
   assert 's-0-0 is there twice' in refusal(given, capsys)
+
+
+def test_questions_of_one_problem_id_are_groups_of_their_own(tmp_path):
+  """Two files that both number their problems from 0: each asks its own question. Of
+  one question white space may differ."""
+  rows = [
+    solution(
+      i, k, [f'{i}', f'{k}'], False, problem_id='0', question=f'{i}{" " * k}+1=?'
+    )
+    for k in (1, 2)
+    for i in (1, 2)
+  ]
+  files = [
+    write_lines(tmp_path / f'{i}.jsonl', [r for r in rows if r['id'][2] == str(i)])
+    for i in (1, 2)
+  ]
+  config = base.get_config()
+  config.input = ','.join(files)
+  groups, _ = label.solutions(config, ('mc_soft',), True)
+  ids = [[t.id for t in group] for group in groups]
+  assert ids == [['s-1-1', 's-1-2'], ['s-2-1', 's-2-2']]
+
+
+def test_temperature_zero_says_that_continuations_are_identical(
+  solutions, tmp_path, capsys
+):
+  """Before a policy is loaded."""
+  for algorithm, said in (('mc_soft', True), ('judge', False), ('free_prm', False)):
+    options = {'sampling__temperature': 0}
+    run(argv(tmp_path / algorithm, '', solutions, algorithm, **options))
+    assert ('of a prefix are identical' in capsys.readouterr().err) == said
 
 
 def test_unreadable_shards(policy, tmp_path, capsys):

@@ -307,6 +307,27 @@ def test_limits_end_solutions():
   assert policy.calls[-1][1].stop == () and r.counts['rounds'] == 3
 
 
+@pytest.mark.parametrize(
+  'name, options, over',
+  [
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 4}, 0),
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 9}, 0),
+    ('adaptive_step', {'threshold': 0.7, 'width': 2}, 1),
+  ],
+)
+def test_an_open_step_is_no_longer_than_other_steps_may_be(name, options, over):
+  """The limit is of the step, in however many pieces it is written."""
+  tree = lambda steps: {f'123{c}567': p for c, p in (('a', 0.6), ('b', 0.4))}
+  for limit, whole in ((6, False), (8, True)):  # 7 tokens and the separator
+    (r,), _, _ = search(
+      name, options, tree, lambda s: 0.5, step_tokens=limit,
+      sampling=dataclasses.replace(SAMPLING, max_tokens=30),
+    )  # fmt: skip
+    for t in r.candidates:
+      assert t.meta['finish_reason'] == 'length'
+      assert (t.n_steps > 1) == whole and (whole or len(t.steps[0]) <= limit + over)
+
+
 def test_an_empty_step_ends_a_solution():
   def options(steps):
     return {'one': 1.0} if not steps else {' ': 1.0}
@@ -327,6 +348,40 @@ def test_refusals():
   policy.longest = 0
   (r,) = driver.run(scripted.problems(), algorithm, policy, scorer, SAMPLING)
   assert r.skipped == 'too_long' and not r.candidates and r.chosen is None
+
+
+@pytest.mark.parametrize(
+  'name, options',
+  [
+    ('early_rejection', {'n': 4, 'width': 2, 'tau': 3}),
+    ('adaptive_step', {'threshold': 0.8, 'width': 2}),
+  ],
+)
+def test_an_open_step_that_fills_the_context_keeps_its_score(name, options):
+  """It was read after the steps before it, not after the question."""
+  value = lambda steps: len(steps) / 10
+  refused = 0
+  for longest in range(8, 20):
+    policy = scripted.Policy(scripted.good_and_bad(), longest)
+    algorithm, _ = registry.build(name, options, kind='probability')
+    scorer = scripted.Scorer(value)
+    (r,) = driver.run(scripted.problems(), algorithm, policy, scorer, SAMPLING)
+    refused += r.counts.get('refused', 0)
+    for t in r.candidates:
+      right = [value(t.steps[: i + 1]) for i in range(t.n_steps)]
+      assert t.scores['scripted_prm'].values == pytest.approx(right)
+  assert refused
+
+
+@pytest.mark.filterwarnings('error')
+def test_particles_that_are_not_scored_are_all_alike():
+  """Also where weights are ratios to a score that there was none of."""
+  (r,), _, _ = search(
+    'particle', {'n': 4, 'weights': 'incremental'}, value=lambda s: math.nan
+  )
+  assert sum(t.meta['search']['copies'] for t in r.candidates) == 4
+  for t in r.candidates:
+    assert t.meta['search']['weight'] == t.meta['search']['copies'] / 4
 
 
 def test_unscored_steps_rank_last_and_are_counted():
@@ -358,6 +413,7 @@ def test_mistakes_are_named():
     ('adaptive_n', {'confidence': 1.0}, 'probability', 'between 0 and 1'),
     ('beam', {'reduction': 'sum'}, 'probability', "reduction='sum'"),
     ('beam', {'reduction': 2}, 'probability', 'reduction=2 must be a text'),
+    ('beam', {'reduction': 'product'}, 'logit', "'product' needs probabilities"),
     ('beam', {'n': 8.0}, 'probability', 'n=8.0 must be a whole number'),
     ('best_of_n', {'n': True}, None, 'n=True must be a whole number'),
     ('particle', {'n': 2.5}, 'logit', 'n=2.5 must be a whole number'),
@@ -374,8 +430,6 @@ def test_mistakes_are_named():
   ):
     with pytest.raises(UserError, match=words):
       registry.build(name, options, kind=kind)
-  with pytest.raises(UserError, match="'product' needs probabilities"):
-    search('beam', {'reduction': 'product'}, kind='logit')
   policy = scripted.Policy(scripted.good_and_bad())
   algorithm, _ = registry.build('best_of_n', {}, kind=None)
   with pytest.raises(UserError, match='stops at the separator'):

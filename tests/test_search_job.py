@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import time
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 import tiny_policies
 from faulty_server import FaultyServer
+from ml_collections import ConfigDict
 from test_chunks import Killed
 from tiny_runs import (
   ROOT,
@@ -181,6 +183,54 @@ def test_cost_of_one_problem_by_hand(straight, models):
     assert r['flops'] == expected
 
 
+def test_problems_without_a_gold_answer_are_no_failures(straight):
+  """They were counted as wrong, half of them halved every share solved."""
+  searches = searchers.methods('beam n=4 width=2', 'probability')
+  rows = [r for r in rows_of(straight) if r['method'] == searches[0].name]
+  ids = [r['problem_id'] for r in rows]
+  rows = [{**r, 'gold_answer': None} for r in rows[:4]] + rows[4:]
+  config = ConfigDict({'search': {'validation': 0}})
+  held = search_results._read(config, None, rows, searches, ids, None, 'last')
+  assert held.ids == sorted(ids[4:]) and len(held.methods[0].right) == 2
+  assert held.counters['problems_without_gold_answer'] == 4
+  rows = [{**r, 'gold_answer': None} for r in rows]
+  held = search_results._read(config, None, rows, searches, ids, None, 'last')
+  assert held.ids == [] == held.methods
+
+
+def test_the_best_of_the_bank_goes_by_the_reduction_of_its_method(
+  straight, monkeypatch
+):
+  """Its votes weigh what evaluate.reduction says, as those of all methods do."""
+  rows = [r for r in rows_of(straight) if r['method'] == 'best_of_n n=8']
+  config = ConfigDict(
+    {
+      'scorer_name': 'prm', 'data': {'checker': 'exact'},
+      'evaluate': {'subsets': 4, 'seed': 0},
+    }
+  )  # fmt: skip
+  main = sorted(map(str, (straight / 'searches').glob('*.gz')))
+  done = chunks.Done((0, 1, 2, 3), True, Counter(), 4, tuple(main), (0, 1))
+
+  def scores(how, **options):
+    seen = {}
+    bank = searchers.Search('best_of_n n=8', 'best_of_n', options, None, 8)
+    with monkeypatch.context() as patch:
+      keep = lambda pool, scores, weights, *_, **__: seen.update(s=scores, w=weights)
+      patch.setattr(search_results.curves, 'bank_lines', keep)
+      search_results._lines(
+        config, done, bank, [r['problem_id'] for r in rows], rows, None, how
+      )
+    return seen['s'], seen['w']
+
+  last, weights = scores('last')
+  least, same = scores('last', reduction='min')
+  expected, _ = scores('min')
+  np.testing.assert_array_equal(least, expected)
+  np.testing.assert_array_equal(same, weights)
+  assert (last != least).any()
+
+
 @pytest.mark.parametrize('call', [1, 4])
 def test_dying_between_chunks(call, straight, models, tmp_path, monkeypatch):
   write = chunks._Books.write
@@ -297,6 +347,7 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   assert found['counters']['mine/read/trajectories'] == len(rows)
   assert 'recomputed from saved scores' in found['provenance']['how']
   assert 'Recomputed from saved scores' in (work / 'report.html').read_text()
+  assert not any(': no ' in text for text in found['warnings'])
   said = refusal(arguments(tmp_path / 'more', BANK, tiny, bank__most=9), capsys)
   assert 'best of 9 is not defined' in said and 'from 1 to 8' in said
   bare = write_lines(
@@ -305,6 +356,43 @@ def test_a_bank_of_what_a_search_found(straight, tmp_path, capsys):
   )
   argv = arguments(tmp_path / 'bare', BANK, {**tiny, 'data.pools': f'mine={bare}'})
   assert 'no candidate carries scores' in refusal(argv, capsys)
+
+
+def test_what_a_bank_leaves_out_is_said(straight, tmp_path):
+  """Rules and reductions that are asked for, and are not defined of these."""
+  rows = [
+    records.to_dict(t)
+    for t in records.read(str(straight / 'candidates'))
+    if t.meta['search']['algorithm'] == 'best_of_n n=8'
+  ]
+  for row in rows:
+    for held in row['scores'].values():
+      held['kind'] = 'logit'
+  rows[0]['meta']['self_certainty'] = 0.5
+  tiny = {
+    'score_files': '', 'data.checker': 'exact', 'evaluate.resamples': 10,
+    'evaluate.subsets': 4, 'bank.rules': '("best", "ias")', 'report': False,
+    'bank.reductions': '("product", "min")',
+  }  # fmt: skip
+  said = {}
+  for name, part in (('even', rows), ('uneven', rows[1:])):
+    file = write_lines(tmp_path / f'{name}.jsonl', part)
+    given = {**tiny, 'data.pools': f'mine={file}'}
+    assert run(arguments(tmp_path / name, BANK, given)) == 0
+    said[name] = results(tmp_path / name)['warnings'][:-1]
+  product = 'mine: no product of step scores of prm (logit): it is defined for '
+  assert said == {
+    'even': [
+      'mine: no adaptive N of prm (logit): it is defined for probabilities.',
+      f'{product}probabilities.',
+      'mine: no Borda votes: 47 candidates carry no self_certainty.',
+    ],
+    'uneven': [
+      'mine: no adaptive N: its problems have 7 to 8 candidates, and it needs as many '
+      'for each.',
+      f'{product}probabilities.',
+    ],
+  }
 
 
 REFUSED = {

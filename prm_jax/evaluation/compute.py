@@ -4,7 +4,7 @@ Estimated FLOPs of a problem: 2 W_policy (tokens generated + tokens read) + 2 W_
 (tokens read). W are the elements of the matrices that a token is multiplied with, a
 language model's output matrix among them; the table of the embedding is looked up and
 not counted, nor is attention to the tokens before (on long contexts it should be). All
-layers of the PRM count whole.
+layers of the PRM count whole, and those of an implicit PRM's reference beside them.
 
 At equal compute: a bank of samples of a problem gives the majority vote of every N and
 what it costs on average, without a PRM. A search of mean cost F over a set of problems

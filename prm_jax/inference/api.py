@@ -170,6 +170,7 @@ def _open(
     params,
     words,
     reference=load,
+    reference_model=public.model_of(reference, dtype),
     cache=cache,
     reference_hash=digest,
     batch_tokens=batch_tokens,

@@ -25,7 +25,7 @@ from prm_jax.formats.step_format import Encoded
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.inference.scorer import Scorer
 from prm_jax.models import decoder, heads
-from prm_jax.specs import ScorerSpec
+from prm_jax.specs import ModelSpec, ScorerSpec
 from prm_jax.step_values import VALUES
 
 BLOCK = 64  # positions whose [B, BLOCK, V] logits are held at once
@@ -104,6 +104,7 @@ class ImplicitScorer(Scorer):
     reference: loads (spec, params, tokenizer) of the reference, called when it is
       needed first, never where the cache has everything; None takes the policy's
       log-probabilities alone (the reference-free variant).
+    reference_model: of that reference, for estimates of what scoring costs.
     cache: folder of the reference's log-probabilities; '' keeps none. Files are
       written once and named by their content's keys, so a run that was stopped goes
       on where it was.
@@ -121,6 +122,7 @@ class ImplicitScorer(Scorer):
     tokenizer: Tokenizer,
     *,
     reference: Callable[[], Reference] | None = None,
+    reference_model: ModelSpec | None = None,
     cache: str = '',
     reference_hash: str = '',
     **options: Any,
@@ -133,7 +135,7 @@ class ImplicitScorer(Scorer):
     super().__init__(spec, params, tokenizer, **options)
     self._options = options
     self._policy = TokenScorer(spec, self._params, tokenizer, **options)
-    self._load = reference
+    self._load, self.reference_model = reference, reference_model
     self._reference: TokenScorer | None = None
     self._cache = _Cache(cache, reference_hash) if cache and reference_hash else None
 

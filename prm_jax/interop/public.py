@@ -432,6 +432,12 @@ def language_model(
   return load, about
 
 
+def model_of(path: str | os.PathLike[str], dtype: str = '') -> ModelSpec:
+  """The model of a Hugging Face folder, without its weights; as `language_model`."""
+  folder = os.path.expanduser(hub.resolve(os.fspath(path)))
+  return _model(checkpoints.open_checkpoint(folder), folder, dtype)
+
+
 def _model(ckpt: Checkpoint, folder: str, dtype: str) -> ModelSpec:
   return architectures.model_spec(
     ckpt.config,

@@ -63,6 +63,7 @@ class Found:
     curves: rule -> [K] estimates.
     adaptive: (scorer, reduction, confidence, mean N, share solved).
     gains: rule -> paired difference to the majority vote at the largest N.
+    left_out: what was asked for and is not defined here, and why.
   """
 
   pool: Pool
@@ -71,6 +72,7 @@ class Found:
   curves: dict[Rule, list[Estimate]]
   adaptive: list[tuple[str, str, float, float, Estimate]]
   gains: dict[Rule, Estimate]
+  left_out: list[str]
 
 
 def run(command: Command) -> None:
@@ -113,7 +115,8 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
   ones = np.ones(pool.steps.n_rows)
   voters = {Rule('majority'): Voter(lambda counts, *_: counts, ones)}
   certainty = [t.meta.get(CERTAINTY) for t in rows]
-  if all(isinstance(c, (int, float)) for c in certainty):
+  certain = [isinstance(c, (int, float)) for c in certainty]
+  if all(certain):
     voters[Rule('borda')] = Voter(None, np.array(certainty), votes.borda)
   for who, scores in scorers.items():
     for how in config.bank.reductions:
@@ -143,7 +146,33 @@ def _measure(config: ConfigDict, name: str, rows: list[Trajectory]) -> Found:
   }
   unscored = {s: int((~scores.scored).sum()) for s, scores in scorers.items()}
   needed = _adaptive(config, pool, scorers, sample)
-  return Found(pool, unscored, sizes, curves, needed, gains)
+  left_out = _left_out(config, pool, scorers)
+  if any(certain) and not all(certain):
+    left_out.append(
+      f'no Borda votes: {certain.count(False)} candidates carry no {CERTAINTY}.'
+    )
+  return Found(pool, unscored, sizes, curves, needed, gains, left_out)
+
+
+def _left_out(config: ConfigDict, pool: Pool, scorers: dict[str, Scores]) -> list[str]:
+  """Sentences on rules and reductions that are asked for and not defined."""
+  out = []
+  adaptive_n = 'ias' in config.bank.rules
+  most = pool.index.shape[1]
+  if adaptive_n and pool.smallest < most:
+    out.append(
+      f'no adaptive N: its problems have {pool.smallest} to {most} candidates, and it '
+      'needs as many for each.'
+    )
+  others = [f'{s} ({x.kind})' for s, x in scorers.items() if x.kind != 'probability']
+  whats = ['adaptive N'] * (adaptive_n and pool.smallest == most)
+  whats += ['product of step scores'] * ('product' in config.bank.reductions)
+  if others:
+    out += [
+      f'no {what} of {", ".join(others)}: it is defined for probabilities.'
+      for what in whats
+    ]
+  return out
 
 
 def _adaptive(
@@ -251,12 +280,13 @@ def _warnings(name: str, held: Found) -> list[str]:
     _named(rule) for rule, e in held.gains.items() if e.low is not None and e.low <= 0
   ]
   n = held.sizes[-1]
-  if not behind:
-    return []
-  return [
-    f'{name}: {len(behind)} of {len(held.gains)} rules are not shown to be better than '
-    f'the majority vote at N = {n} (paired intervals, no correction for many).'
-  ]
+  out = [f'{name}: {text}' for text in held.left_out]
+  if behind:
+    out.append(
+      f'{name}: {len(behind)} of {len(held.gains)} rules are not shown to be better '
+      f'than the majority vote at N = {n} (paired intervals, no correction for many).'
+    )
+  return out
 
 
 def _table(name: str, held: Found) -> Table:

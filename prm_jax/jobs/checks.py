@@ -40,6 +40,7 @@ LEAST = {
   'evaluate.subsets': 1,
   'evaluate.max_samples': 0,
   'evaluate.seed': 0,
+  'search.policy_parameters': 0,
   'bank.most': 0,
   'adaptive.orders': 1,
   'audit.streams': 1,

@@ -47,6 +47,12 @@ def run(command: Command) -> None:
   choice = labellers.choose(config)
   groups, counters = solutions(config, choice.names, choice.needs_gold)
   parts = chunks.cut(groups, config.chunk.size)
+  rolls_out = choice.needs_engine and config.label.algorithm != labellers.JUDGE
+  if rolls_out and config.sampling.temperature == 0:
+    writer.say(
+      'sampling.temperature=0: all continuations of a prefix are identical, and count '
+      'as if they were not; set a temperature above 0'
+    )
   engines = policies.engines(config) if choice.needs_engine else None
   with (
     files.open_workdir(command.workdir, flatten(config), shard) as work,
@@ -78,6 +84,10 @@ def solutions(
 ) -> tuple[list[list[Trajectory]], dict[str, int]]:
   """Solutions by problem, in the order of their first rows, and what was counted.
 
+  Rows of one problem_id with another question (files that number their problems alike,
+  an edited question) are a group of their own: a group is asked by the question, and
+  judged by the gold answer, of its first solution.
+
   Raises:
     UserError: `input` is empty or cannot be read, a label set of that name is there
       already, a solution is there twice, or gold answers are needed and none is.
@@ -89,7 +99,8 @@ def solutions(
   for source in sources.parse(config.input):
     policies.refuse_unfinished(source.path)
   found = assemble.load(config, config.input)
-  groups: dict[str, list[Trajectory]] = {}
+  groups: dict[tuple[str, str], list[Trajectory]] = {}
+  normal: dict[str, str] = {}
   seen: set[str] = set()
   for t in found.trajectories:
     if t.id in seen:
@@ -103,7 +114,9 @@ def solutions(
           f'{config.input}: label set {name!r} is there already (solution {t.id}); '
           'give the new one another name with --config.label.name.'
         )
-    groups.setdefault(t.problem_id, []).append(t)
+    if t.question not in normal:
+      normal[t.question] = records.make_problem_id(t.question)
+    groups.setdefault((t.problem_id, normal[t.question]), []).append(t)
   if needs_gold and all(t.gold_answer is None for t in found.trajectories):
     raise UserError(
       f'{config.input}: no problem has a gold answer, which algorithm '

@@ -36,7 +36,8 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-  """What the chunks hold of the problems that every method has, A of them.
+  """What the chunks hold of the problems that every method has and that have a gold
+  answer, A of them.
 
   Attributes:
     ids: [A] problems, sorted.
@@ -111,6 +112,11 @@ def write(
       )
   elif not done.whole:
     said.append('No problem has been searched by every method in this shard.')
+  if left_out := held.counters['problems_without_gold_answer']:
+    said.append(
+      f'Problems without a gold answer: {left_out}. They have solutions, and no part '
+      'in what was solved.'
+    )
   provenance = files.provenance(
     command.line, config.seed, **about, **done.about(),
     parameters_counted=dataclasses.asdict(prices),
@@ -184,8 +190,16 @@ def _read(
   common = set.intersection(*(set(held) for held in by.values()))
   bank = max((s for s in searches if s.n), key=lambda s: s.n, default=None)
   skipped = {p for p in common if bank and by[bank.name][p]['skipped']}
-  ids = sorted(common - skipped)
-  counters = {'problems_compared': len(ids), 'problems_without_bank': len(skipped)}
+  # What no answer can be held against says nothing of what was solved.
+  unjudged = {
+    p for p in common if all(by[s.name][p]['gold_answer'] is None for s in searches)
+  }
+  ids = sorted(common - skipped - unjudged)
+  counters = {
+    'problems_compared': len(ids),
+    'problems_without_bank': len(skipped),
+    'problems_without_gold_answer': len(unjudged),
+  }
   first = set(asked[: config.search.validation])
   held = np.array([p in first for p in ids], bool)
   if not ids:
@@ -256,9 +270,12 @@ def _lines(
   own = np.zeros(len(taken))
   if how:
     name = config.scorer_name
-    scores = np.array([searchers.reduced(t, name, how) for t in taken])
+    # The best of N is the method's own choice, by the reduction that it was given.
+    picks = bank.options.get('reduction', how)
+    scores = np.array([searchers.reduced(t, name, picks) for t in taken])
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    weights = finals.vote_weights(scores, taken[0].scores[name].kind)
+    weights = np.array([searchers.reduced(t, name, how) for t in taken])
+    weights = finals.vote_weights(weights, taken[0].scores[name].kind)
     own = np.array([t.meta['search']['prm_tokens'] for t in taken], float)
   return curves.bank_lines(
     pool, scores, weights, [r['counts'] for r in rows], own, prices,

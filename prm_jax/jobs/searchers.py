@@ -16,6 +16,7 @@ from prm_jax import step_values
 from prm_jax.errors import UserError
 from prm_jax.evaluation.compute import Prices, parameters
 from prm_jax.formats import text_format
+from prm_jax.inference.implicit import ImplicitScorer
 from prm_jax.inference.scorer import Scorer
 from prm_jax.jobs.policies import Engines
 from prm_jax.models import lm
@@ -165,7 +166,11 @@ def prices(config: ConfigDict, engines: Engines, scorer: Scorer | None) -> Price
   if config.engine.kind == 'jax':
     model: Any = engines.get(0)
     policy = parameters(model.model, lm.HEAD)
-  prm = parameters(scorer.spec.model, scorer.spec.head) if scorer else None
+  if scorer is None:
+    return Prices(policy, None)
+  prm = parameters(scorer.spec.model, scorer.spec.head)
+  if isinstance(scorer, ImplicitScorer) and scorer.reference_model is not None:
+    prm += parameters(scorer.reference_model, scorer.spec.head)  # it reads all too
   return Prices(policy, prm)
 
 

@@ -38,10 +38,24 @@ _EQUALS = re.compile(r'(?<![<>!=:~≠])=(?![=>])')
 _SIDE = frozenset('0123456789 \t.+-*/^()')
 # Words before an expression that take part in the arithmetic.
 _PART = re.compile(
-  'of|times|plus|minus|by|over|than|half|twice|double|triple|mod|sqrt|log|root'
+  'of|times|plus|minus|by|over|than|half|twice|double|triple|mod|sqrt|log|root|ln|exp|'
+  'a?(?:rc)?(?:sin|cos|tan|cot|sec|csc)h?|max|min|abs|gcd|lcm|choose|negative|from|'
+  'power|squared|cubed|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|'
+  '[mbtr]+illion'
 )
-# After an expression: its last number goes on (7x, 7 %, 7 y, 7 remainder 1).
-_GOES_ON = re.compile(r':\d|[%!{\\_°]|[A-Za-z](?![A-Za-z])|(?:remainder|mod)\b')
+_ADDED = re.compile(r'\badd[a-z]*\b[^.,;:=]*\bto\Z', re.IGNORECASE)
+# After an expression: its last number goes on (7x, 7 %, 7 y, 7 remainder 1, 7 percent,
+# 7 million, 7 squared, 7 times 2, 7 and 1/2, 7 and a half).
+_FRACTION = '(?:half|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?|halves)'
+_GOES_ON = re.compile(
+  r':\d|[%!{\\_°[]|[A-Za-z](?![A-Za-z])|to the (?:power|\d)|'
+  r'(?:(?:with (?:a )?)?remainder|mod|per ?cent|pct|hundred|thousand|[mbtr]+illion|'
+  rf'dozen|squared|cubed|{_FRACTION})\b|'
+  r'(?:times|plus|minus|over|divided by|multiplied by)\s+[-(]*\d|'
+  rf'and\s+(?:\(?\d+\s*/\s*\d+(?!\s*[-+*/^=\d])|[a-z]+\s+{_FRACTION}\b)',
+  re.IGNORECASE,
+)
+_BULLET = re.compile(r'\A-\s+')
 _OPERATION = re.compile(r'[\d)]\s*[-+*/^]')
 _TOKEN = re.compile(r'\s*(?:(\d+(?:\.\d+)?|\.\d+)|([-+*/^()]))')
 
@@ -51,8 +65,10 @@ def calculator(question: str, before: tuple[str, ...], step: str) -> bool | None
 
   Arithmetic is exact. A side that is one number written with decimals agrees with what
   rounds or cuts to it (`10 / 3 = 3.33`). A chain `a + b = c = d` is checked link
-  by link. Equations that hold anything but numbers and + - * / ^ ( ), or stand inside
-  a larger expression (`x + 3 = 7`, `20% of 50 = 10`), are not judged.
+  by link. A dash and a blank at the start of a line begin an item of a list, or a
+  negative number; either may hold. Equations that hold anything but numbers and
+  + - * / ^ ( ), or stand inside a larger expression (`x + 3 = 7`, `20% of 50 = 10`),
+  are not judged.
 
   Returns:
     False if some equation is wrong; True if there are equations and all are right;
@@ -71,11 +87,14 @@ def equations(text: str) -> list[tuple[str, str]]:
       line = pattern.sub(sign, line)
     first, *others = _EQUALS.split(line)
     left = _ending(first)
+    bullet = _BULLET.match(first.lstrip()) is not None
     for part in others:
       right = _whole(part) or _starting(part)
       if left and right and (_OPERATION.search(left) or _OPERATION.search(right)):
-        found.append((left, right))
-      left = _whole(part) or _ending(part)
+        # A dash and a blank begin an item of a list, or a negative number.
+        item = _BULLET.sub('', left) if bullet else left
+        found.append((item if _agrees(item, right) else left, right))
+      left, bullet = _whole(part) or _ending(part), False
   return found
 
 
@@ -102,6 +121,7 @@ def _ending(part: str) -> str:
     return side.strip()
   word = re.search(r'(?<![A-Za-z\\])[A-Za-z]{2,}\Z', before)
   free = word is not None and not _PART.fullmatch(word.group().lower())
+  free = free and not _ADDED.search(before)
   starts = re.match(r'\s+[\d(]', side) is not None
   return side.strip() if free and starts and _OPERATION.search(side) else ''
 

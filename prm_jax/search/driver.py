@@ -86,7 +86,8 @@ def run(
     sampling: of the policy; `max_tokens` are those of a solution: one that has as many
       ends there (one that is finished in one go may write as many from where it is).
       `seed` is also that of the algorithm's choices.
-    step_tokens: of one step; a longer one ends its solution, cut off.
+    step_tokens: of one step; a longer one ends its solution, cut off (where steps are
+      cut at low confidence, it may first become twice as long).
     name: part of the candidates' ids.
     keep_tree: return the tree too.
 
@@ -243,7 +244,8 @@ class _Rounds:
       assert r.ask is not None
       r.counts['rounds'] += 1
       for e in r.ask.expand:
-        groups[self._sampling_of(e)].append((r, r.nodes[e.beam], e))
+        node = r.nodes[e.beam]
+        groups[self._sampling_of(e, node)].append((r, node, e))
     made: dict[tuple[int, int], list[Node]] = {}
     for sampling, work in groups.items():
       for (r, node, _), children in zip(work, self._expand(sampling, work)):
@@ -263,10 +265,13 @@ class _Rounds:
       if r.ask is not None:
         r.go_on([[n.beam for n in made[id(r), e.beam]] for e in r.ask.expand])
 
-  def _sampling_of(self, e: Expand) -> Sampling:
+  def _sampling_of(self, e: Expand, node: Node) -> Sampling:
     most = self._sampling.max_tokens
     if not e.whole:
-      most = min(most, e.max_tokens or self._step_tokens)
+      room = self._step_tokens
+      if not e.cut_below:  # beams that were cut differ in it: a call for each
+        room -= node.n_open
+      most = min(most, room, e.max_tokens or room)
     given = self._sampling.temperature if e.temperature is None else e.temperature
     return dataclasses.replace(
       self._sampling,
@@ -295,8 +300,10 @@ class _Rounds:
       children = []
       for completion in answer:
         place, kept = cuts.get(at, (Place(state, at), None))
-        separator, most = self._policy.separator, self._sampling.max_tokens
-        new = nodes.child(node, e, completion, separator, most, kept)
+        new = nodes.child(
+          node, e, completion, self._policy.separator, self._sampling.max_tokens,
+          self._step_tokens, kept,
+        )  # fmt: skip
         new.policy = None if new.beam.ended else place
         r.counts['policy_generated'] += completion.n_tokens
         r.counts['policy_read'] += int(state.tokens_read[at])
@@ -341,7 +348,8 @@ class _Rounds:
       scores = (*beam.scores, *(math.nan,) * missing)
       node.beam = dataclasses.replace(beam, scores=scores)
       wanted = e.score and beam.reason != 'cut' and beam.depth > node.n_read
-      if self._scorer is not None and wanted:
+      # A refused beam may hold an open step whose score it has already.
+      if self._scorer is not None and wanted and missing:
         unread.append((r, node, e))
     if self._scorer is None:
       return
@@ -406,12 +414,14 @@ def _confident(e: Expand, c: Completion) -> int:
 
 def _refused(node: Node) -> Node:
   """What comes of a beam that fills the context: the same, ended."""
+  scores = node.beam.scores
+  if node.beam.reason == 'cut':  # what is left of its last step was never scored
+    scores = scores[: node.n_whole]
   beam = dataclasses.replace(
-    node.beam, parent=node.beam.id, reason='length', n_tokens=0, logprobs=()
-  )
-  return dataclasses.replace(
-    node, beam=beam, path=f'{node.path}.x', policy=None, scorer=None
-  )
+    node.beam, parent=node.beam.id, scores=scores, reason='length', n_tokens=0,
+    logprobs=(),
+  )  # fmt: skip
+  return dataclasses.replace(node, beam=beam, path=f'{node.path}.x', policy=None)
 
 
 def _gather(sessions: Any, places: Sequence[Place | None]) -> Any:

@@ -37,6 +37,7 @@ class Node:
     text: everything generated so far, separators included.
     spans: [P] places of the steps in it.
     n_tokens: generated on the way here.
+    n_open: of those, tokens of the last step where that is unfinished.
     policy, scorer: places in the sessions, None once let go.
     n_read: steps that the scorer's place has read.
     n_children: how many were drawn so far.
@@ -49,6 +50,7 @@ class Node:
   text: str = ''
   spans: tuple[tuple[int, int], ...] = ()
   n_tokens: int = 0
+  n_open: int = 0
   policy: Place | None = None
   scorer: Place | None = None
   n_read: int = 0
@@ -63,6 +65,7 @@ def child(
   completion: Completion,
   separator: str,
   most_tokens: int,
+  step_tokens: int,
   kept: Kept | None = None,
 ) -> Node:
   """The node of a completion, not scored yet.
@@ -73,6 +76,7 @@ def child(
     completion: what came.
     separator: that ends steps.
     most_tokens: a solution that reaches so many has ended.
+    step_tokens: a step that is longer ends its solution.
     kept: what is left of it, where it was cut.
 
   Returns:
@@ -94,7 +98,9 @@ def child(
   if reason not in ('partial', 'cut'):
     text += separator * (reason == 'step')
     start, n_whole = len(text), len(spans)
-  if n_tokens >= most_tokens and reason in ('step', 'partial', 'cut'):
+  n_open = node.n_open + new.n_tokens
+  long = n_open > step_tokens if reason == 'step' else n_open >= step_tokens
+  if (n_tokens >= most_tokens or long) and reason in ('step', 'partial', 'cut'):
     reason = 'length'
   beam = Beam(
     -1,
@@ -111,6 +117,7 @@ def child(
     text,
     tuple(spans),
     n_tokens,
+    n_open if reason in ('partial', 'cut') else 0,
     scorer=node.scorer,
     n_read=node.n_read,
     n_whole=n_whole,

@@ -132,7 +132,9 @@ def _sweep(
     if not any(going):
       break
     logs = _logs(options, problem, particles)
-    kept = _resample(options, problem, (sweep, i), logs - base, going, bool(reference))
+    # What was drawn without a score has none to be compared with.
+    gained = logs - np.where(np.isneginf(base), 0.0, base)
+    kept = _resample(options, problem, (sweep, i), gained, going, bool(reference))
     if kept is not None:
       particles = [particles[k] for k in kept]
       base = logs[kept] if options.weights == 'incremental' else base

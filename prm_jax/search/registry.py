@@ -19,6 +19,7 @@ from prm_jax.search import (
   rebase,
 )
 from prm_jax.search.protocol import Algorithm
+from prm_jax.step_values import check_reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,4 +107,6 @@ def build(
       'another algorithm.'
     )
   made = entry.options(**options)
+  if kind is not None:  # here, not after hours of the methods before it
+    check_reduction(made.reduction, kind)
   return entry.make(made), made
