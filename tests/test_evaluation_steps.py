@@ -61,6 +61,15 @@ def test_the_threshold_is_used():
   assert len(seen) == 4
 
 
+def test_a_score_at_the_threshold_is_called_wrong():
+  rows = [solution('a', [0.9, 0.5], labels=[1, 0]), solution('b', [0.5], labels=[1])]
+  split, scores, sample = read(rows)
+  found = process_bench.predict(split, scores, 0.5)
+  held = step_metrics.at_threshold(split, scores, 0.5, found, sample)
+  assert held['accuracy'].value == pytest.approx(2 / 3)
+  assert held['f1_wrong'].value == pytest.approx(2 * 1 / (2 + 1))
+
+
 def test_brier_ece_and_reliability_by_hand():
   split, scores, sample = read(ROWS)
   found = calibration.calibration(split, scores, sample)

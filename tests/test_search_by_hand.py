@@ -88,3 +88,14 @@ def test_mcts_finishes_at_its_depth():
   steps, ask = begun('mcts', simulations=1, width=1, depth=2)
   assert not ask.expand[0].whole
   assert steps.send([[grown(1, 0.5)]]).expand[0].whole
+
+
+def test_a_tree_of_dvts_ends_with_its_own_beams_alone():
+  steps, ask = begun('dvts', n=4, width=2)
+  assert asked(ask) == {ROOT: 4}
+  ended = [grown(1, 0.9, ended=True), grown(4, 0.1, ended=True)]
+  ask = steps.send([[ended[0], grown(2, 0.2), grown(3, 0.8), ended[1]]])
+  assert asked(ask) == {3: 2}  # the first tree kept beam 1, the second beam 3
+  last = [grown(5, 0.8, 0.7, parent=3, ended=True), grown(6, 0.8, 0.1, parent=3)]
+  found = end(steps, [last])
+  assert [c.beam for c in found.candidates] == [1, 5]
