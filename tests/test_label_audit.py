@@ -269,6 +269,7 @@ def test_metrics_by_hand():
   assert value(found, 'audit/x/first_error_accuracy[reference]') == 1
   assert found.metrics['audit/x/first_error_accuracy[reference]']['n'] == 1
   assert value(found, 'audit/x/first_error_accuracy[reference_ambiguous]') == 1
+  assert found.metrics['audit/x/first_error_accuracy[reference_ambiguous]']['n'] == 1
   assert value(found, 'audit/x/first_error_accuracy[on_track]') == 0.5
   assert value(found, 'audit/x/undecided') == 0
   assert value(found, 'audit/x/tokens') == 40
