@@ -329,17 +329,19 @@ def test_consensus():
   group = [
     with_sets('same', 1, 1),
     with_sets('none', -1, -1),
+    with_sets('first', 0, 0),
     with_sets('other', 1, 2),
     with_sets('open', None, 1),
     solution('bare', 3, False),
   ]
   result = run('consensus', [group], None, first='mc', second='judge')
-  same, none, *others = result.groups[0].labelled
+  same, none, at_once, *others = result.groups[0].labelled
   assert same.labels['consensus'].values == (1.0, 0.0, None)
   assert same.first_error == {'consensus': 1}
   assert none.labels['consensus'].values == (1.0, 1.0, 1.0)
+  assert at_once.labels['consensus'].values == (0.0, None, None)
   assert [o.skipped for o in others] == ['disagree', 'undecided', 'missing']
-  assert result.counters['labelled'] == 2
+  assert result.counters['labelled'] == 3
   with pytest.raises(UserError, match='two different'):
     ALGORITHMS['consensus'].options(first='mc', second='mc')
 

@@ -99,6 +99,14 @@ def test_text_by_hand():
   assert row.tokens.dtype == row.step_positions.dtype == np.int32
 
 
+def test_a_marker_of_several_tokens_is_read_at_its_last_or_before_its_first():
+  for position, want in (('marker', ['!', '!']), ('before', ['a', 'b'])):
+    fmt = StepFormat(marker='?!', position=position, marker_in_text='allow')
+    row = encode(fmt, BYTES, 'Q', ['a', 'b'])
+    assert BYTES.decode(row.tokens).endswith('a?!b?!')
+    assert [BYTES.decode(row.tokens[p : p + 1]) for p in row.step_positions] == want
+
+
 def test_truncation():
   steps = ['aaaa', 'bbbb', 'cccc']  # 5 tokens each with the marker, question 2
   keep = StepFormat(max_length=12, truncation='drop_steps')
