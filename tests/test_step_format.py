@@ -150,6 +150,30 @@ def test_marker_id_in_text():
     encode(fmt, BYTES, 'Q\nR', ['a'])
 
 
+class Folding(tokenizers.ByteTokenizer):
+  """Reads a carriage return as a line break."""
+
+  def encode(self, text):
+    return super().encode(text.replace('\r', '\n'))
+
+  def encode_ragged(self, texts):
+    return super().encode_ragged([t.replace('\r', '\n') for t in texts])
+
+
+def test_a_marker_s_id_from_other_text_is_found():
+  fmt = StepFormat(marker='\n', question_template='{question}\n')
+  assert encode(fmt, Folding(), 'Q', ['a', 'b']).n_steps == 2
+  for question, steps in (('Q', ['a', 'b\rc']), ('Q\rR', ['a']), ('Q', ['a\rb'])):
+    with pytest.raises(Unusable, match='marker_in_text'):
+      encode(fmt, Folding(), question, steps)
+
+
+def test_the_question_of_a_joined_row_begins_with_bos():
+  fmt = StepFormat(encoding='joined', add_bos=True, question_template='{question} ')
+  row = encode(fmt, BYTES, 'Q', ['a'])
+  assert BYTES.decode(row.tokens) == '<bos>Q a<prm>' and row.question_length == 3
+
+
 def test_empty_steps_for_probes():
   fmt = FORMATS['marker']
   row = encode(fmt, BYTES, 'Q', ['', 'a', ''], allow_empty=True)
