@@ -84,6 +84,13 @@ def test_mcts_descends_by_its_prior(prior, visits):
   assert [c.weight for c in found.candidates] == visits
 
 
+def test_every_survivor_of_early_rejection_goes_on():
+  steps, ask = begun('early_rejection', n=4, width=2, tau=3)
+  assert asked(ask) == {ROOT: 4} and ask.expand[0].max_tokens == 3
+  ask = steps.send([[grown(i, s) for i, s in ((1, 0.9), (2, 0.1), (3, 0.8), (4, 0.2))]])
+  assert asked(ask) == {1: 2, 3: 2}  # whole within 3 tokens, so none is completed
+
+
 def test_mcts_finishes_at_its_depth():
   steps, ask = begun('mcts', simulations=1, width=1, depth=2)
   assert not ask.expand[0].whole
