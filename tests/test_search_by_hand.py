@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from prm_jax.search import particle, registry, resampling
+from prm_jax.search import options, particle, registry, resampling
 from prm_jax.search.protocol import ROOT, Beam, Problem
 
 PROBLEM = Problem('p', 'q')
 
 
-def begun(name, **options):
+def begun(name, **chosen):
   """The generator of an algorithm, and what it asks first."""
-  steps = registry.build(name, options, kind='probability')[0](PROBLEM)
+  steps = registry.build(name, chosen, kind='probability')[0](PROBLEM)
   return steps, next(steps)
 
 
@@ -50,10 +50,10 @@ def test_incremental_weights_are_held_against_the_particle_s_own_past():
 
 
 def test_ended_particles_in_their_places_are_not_counted_among_those_to_draw():
-  options = particle.ParticleOptions(n=4, finished='fixed', threshold=0.6)
+  chosen = particle.ParticleOptions(n=4, finished='fixed', threshold=0.6)
   going = [True, True, False, False]
   args = (PROBLEM, (0, 0), np.zeros(4), going, False)
-  assert particle._resample(options, *args) is None  # 2 of 2 are effective
+  assert particle._resample(chosen, *args) is None  # 2 of 2 are effective
 
 
 def test_copies_of_a_particle_have_its_weight_each():
@@ -64,6 +64,15 @@ def test_copies_of_a_particle_have_its_weight_each():
   pool = [answer[0]] * 3 + answer[1:2]
   found = particle._outcome(particle.ParticleOptions(n=4), PROBLEM, pool)
   assert [(c.copies, c.weight) for c in found.candidates] == [(3, 0.75), (1, 0.25)]
+
+
+def test_what_ended_by_itself_is_chosen_before_what_was_cut_off():
+  cut = Beam(1, ROOT, ('s',), (0.9,), 'length')
+  beams = [cut, grown(2, 0.1, ended=True)]
+  found = options.outcome(PROBLEM, beams, options.scores_of(beams, 'last'))
+  assert found.chosen == 1
+  found = options.outcome(PROBLEM, beams[:1], np.array([0.9]))
+  assert found.chosen == 0
 
 
 def test_rebase_spends_what_ended_solutions_leave():
