@@ -144,8 +144,9 @@ def get_config() -> ConfigDict:
   #   (a policy keeps lm_head); tokenizer and network are that model's: leave the keys
   #   above as they are, but for scan_layers, remat, the dtypes and how attention runs
   model.freeze = ''  # what of it is not trained, with commas: decoder, embeddings,
-  #   layers, layers:0-11, lm_head, or patterns of paths such as '*norm*'; '' with LoRA
-  #   is decoder and lm_head, else nothing
+  #   layers, layers:0-11 (where scan_layers is off, which makes one of them), lm_head,
+  #   or patterns of paths such as '*norm*'; '' with LoRA is decoder and lm_head, else
+  #   nothing
   model.frozen_dtype = ''  # in which that is stored; '' is param_dtype
 
   # Low-rank updates of frozen matrices (LoraSpec), merged on export.

@@ -1,6 +1,6 @@
 r"""A process reward model behind HTTP.
 
-    pip install 'prm_jax[serve]'
+    pip install "starlette>=1.10.0" "uvicorn>=0.54.0"
     python -m prm_jax.main --config=configs/serve.py --config.scorer=runs/pqm
 
 It listens on 127.0.0.1:8000 (`serve.host`, `serve.port`; port 0 takes a free one and

@@ -291,7 +291,9 @@ def test_blanks_units_unknowns_and_words_need_no_worker(answer, gold, value):
 
 def test_without_math_verify_exact_checks_remain(monkeypatch):
   monkeypatch.setattr(answer_checker.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(UserError, match=re.escape('pip install "prm_jax[math]"')):
+  with pytest.raises(
+    UserError, match=re.escape('pip install "math-verify>=0.9,<0.10"')
+  ):
     Checker()
   checker = Checker(symbolic=False)
   found = verdict(checker, r'\sqrt{8}', r'2\sqrt{2}')

@@ -141,6 +141,9 @@ def test_mr_score_by_hand():
   assert found['math/mcc@fixed:0.5'] == pytest.approx((9 - 1) / 16)
   assert found['math/accuracy_step@fixed:0.5'] == 2 / 4
   assert found['math/mr_score@fixed:0.5'] == pytest.approx(0.2 * 0.5 + 0.3 * 0.5)
+  elsewhere = dataclasses.replace(rows[4], first_error={'human': 0})
+  other = values({'mr_ben.math': [*rows[:4], elsewhere, *rows[5:]]})
+  assert other['math/mr_score@fixed:0.5'] == pytest.approx(0.2 * 0.5 + 0.3 * 1 / 4)
   said = [
     dataclasses.replace(t, scores={'prm': ScoreSet('probability', (1.0, 1.0))})
     for t in rows
@@ -250,7 +253,7 @@ def test_similarity_compares_with_the_original_solution():
     meta={'classification': 'correct', 'idx': 'a'},
   )
   empty = dataclasses.replace(
-    solution('p', [0.1], first=-1), meta={'classification': 'correct', 'idx': 'b'}
+    solution('p', [0.1] * 6, first=-1), meta={'classification': 'correct', 'idx': 'b'}
   )
   sets = {'prmbench': PRM, 'prmbench.originals': [original, empty]}
   found = run(sets).found.metrics

@@ -148,6 +148,7 @@ def test_log_odds_keep_the_order_of_float32():
   p = np.float32([0, 1e-30, 1e-8, 0.5, 1 - 2**-23, 1 - 2**-24, 1])
   z = calibration_maps.log_odds(p)
   assert np.isfinite(z).all() and (np.diff(z[1:]) > 0).all()
+  np.testing.assert_allclose(z[1:3], np.log(np.float64(p[1:3])), rtol=1e-6)
 
 
 def test_what_cannot_be_calibrated_is_refused():

@@ -1,11 +1,13 @@
 """Keys that every job refuses before it opens anything."""
 
+import re
+
 import pytest
 from tiny_runs import ROOT, arguments, refusal
 
 from prm_jax.evaluation import hack_tokens
 from prm_jax.jobs import checks
-from prm_jax.jobs.configuration import parse
+from prm_jax.jobs.configuration import flatten, parse
 
 REFUSED = (
   ('bank', {'adaptive__confidence': '(1.0,)'}, 'adaptive.confidence=(1.0,): give'),
@@ -57,6 +59,14 @@ def test_refused_before_any_work(name, changes, expected, tmp_path, capsys):
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=str)
 def test_configs_pass(path):
   checks.check(parse(arguments(None, str(path), tiny={})).config)
+
+
+def test_every_key_is_read():
+  """No key without an effect: of each the sources hold the name."""
+  sources = '\n'.join(p.read_text() for p in (ROOT / 'prm_jax').rglob('*.py'))
+  words = set(re.findall(r'\w+', sources))
+  config = parse(['', f'--config={ROOT / "configs" / "base.py"}']).config
+  assert not {key for key in flatten(config) if key.split('.')[-1] not in words}
 
 
 def test_one_list_of_places():

@@ -106,6 +106,21 @@ def test_chosen_alone_and_the_others_corrected():
   assert row.cells[2] == pytest.approx(1.5137) and row.cells[6] == 15.137
 
 
+def test_better_among_many_needs_the_corrected_p():
+  rng = np.random.default_rng(1)
+  base, gain = rng.random(200), rng.normal(0, 1, 200)
+  gain += 2.4 * gain.std() / np.sqrt(200) - gain.mean()
+  line = majority([base, base], [10, 20])
+  methods = [method('edge', base + gain, 15)]
+  methods += [method(f'same{i}', base, 15) for i in range(9)]
+  sample = intervals.resamples([f'p{i}' for i in range(200)], 200)
+  among = compute.compare(methods, line, sample, n_flips=1000)[0]
+  assert among.difference.low > 0 and among.p < 0.05 < among.p_holm
+  assert among.shown == 'not shown'
+  alone = compute.compare(methods, line, sample, chosen='edge', n_flips=1000)[0]
+  assert alone.shown == 'better'
+
+
 def test_a_bank_costs_what_its_samples_cost():
   pool, scores = held_pool()
   counts = [

@@ -79,6 +79,8 @@ def test_overlap_counts_ngrams_by_hand(training):
   parts[14] = 'seventy'
   found = one(training, ' '.join(parts))
   assert found.problem.overlap == pytest.approx(4 / 17) and not found.by_problem
+  assert Rule().fits(False, 0.5) and not Rule().fits(False, 0.49)
+  assert Rule(share=0.0).fits(False, 0.01) and not Rule(share=0.0).fits(False, 0.0)
   gpt3 = Training([row('long', LONG)], Rule(share=0.0))
   assert one(gpt3, ' '.join(parts)).by_problem
   assert not one(gpt3, 'Nothing of this was ever anywhere in the training text.').shared

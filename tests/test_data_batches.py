@@ -38,6 +38,15 @@ def test_every_row_once_an_epoch(lengths, batch_size, seed, epoch):
   assert again.rows.tolist() == plan.rows.tolist()
 
 
+def test_a_share_of_a_source_is_drawn_anew_each_epoch():
+  draw = lambda epoch: epoch_plan.plan(
+    3, epoch, np.full(64, 5), batch_size=4, buckets=(8,), source_weights=(0.5,)
+  ).rows.ravel()
+  taken = [set(draw(epoch).tolist()) for epoch in range(20)]
+  assert all(len(rows) == 32 for rows in taken)
+  assert set.union(*taken) == set(range(64))
+
+
 def test_epochs_and_seeds_differ():
   lengths = np.arange(1, 65)
   make = lambda seed, epoch: epoch_plan.plan(

@@ -194,6 +194,12 @@ def test_vote_ties_share_or_go_to_the_first_seen():
   assert votes.vote(pool, ones, [3], ties='lowest_index')['m'].item() == 1
   silent = pools.read_pool('pool', [candidate('p', 0, [0.5], True, None)], 'exact')
   assert votes.vote(silent, {'m': np.ones(1)}, [1])['m'].item() == 0
+  first = votes.vote(silent, {'m': np.ones(1)}, [1], ties='lowest_index')
+  assert first['m'].item() == 0
+  # Of one candidate the vote is what it says, and without an answer that is nothing.
+  half = [candidate('p', 0, [0.5], True, None), candidate('p', 1, [0.5], True, '1')]
+  half = pools.read_pool('pool', half, 'exact')
+  assert votes.vote(half, {'m': np.ones(2)}, [1, 2])['m'].tolist() == [[0.5, 1.0]]
 
 
 def test_refusals():

@@ -135,6 +135,12 @@ def test_over_seeds_names_both_sources_of_variance():
   assert paired.value == pytest.approx(0.2)
   assert paired.se_problems == pytest.approx(0, abs=1e-12)
   assert paired.low == pytest.approx(0.2 - 2.77645 * found.se_seeds, abs=1e-5)
+  # Welch-Satterthwaite: the problems' part has one degree of freedom less than they.
+  held = seeds.SeedInterval(0.0, None, None, 3, 1.0, 0.6, 0.8)
+  assert seeds.standard_error(held, 5)[0] == pytest.approx(1)
+  assert seeds.standard_error(held, 5)[1] == pytest.approx(
+    1 / (0.6**4 / 2 + 0.8**4 / 4)
+  )
 
 
 def test_intervals_over_few_seeds_end_where_the_metric_does():

@@ -126,6 +126,14 @@ def test_tuning_is_exact_for_thousands_of_scores():
   assert process_bench.process_bench(split, found, sample)['f1'].value == best
 
 
+def test_the_middle_of_equally_good_thresholds_is_taken():
+  rows = [solution('a', [0.9, 0.1], first=1), solution('b', [0.8, 0.6], first=-1)]
+  assert tune_threshold(*read(rows)).value == pytest.approx(0.35)
+  # Scores that no match depends on make more candidates: .15, .25, .4, .55.
+  rows.append(solution('c', [0.2, 0.3, 0.5], labels=[1, None, None]))
+  assert tune_threshold(*read(rows)).value == pytest.approx(0.4)
+
+
 def test_threshold_policies_and_their_refusals():
   split, _ = read(ROWS)
   other = read([solution('z', [0.9], first=-1)], 'other')

@@ -61,6 +61,31 @@ def test_the_threshold_is_used():
   assert len(seen) == 4
 
 
+def test_steps_after_a_stated_first_error_are_not_judged():
+  # The label set leaves the wrong step out and goes on behind it.
+  rows = [solution('a', [0.9, 0.2, 0.9], first=1, labels=[1, None, 1])]
+  split, _, _ = read(rows)
+  assert split.up_to_first_error.tolist() == [True, False, False]
+
+
+def test_what_is_not_scored_comes_after_the_lowest_logit():
+  rows = [solution('a', [-7.0], first=0, kind='logit')]
+  rows.append(solution('b', None, labels=[1]))
+  split = read_split('split', rows, 'human')
+  scores = read_scores(split, rows, 'prm', 'wrong')
+  for reduction in ('min', 'mean', 'last', 'max'):
+    assert scores.reduced(split, reduction).tolist() == [-7, -np.inf]
+
+
+def test_a_score_at_the_threshold_is_called_wrong():
+  rows = [solution('a', [0.9, 0.5], labels=[1, 0]), solution('b', [0.5], labels=[1])]
+  split, scores, sample = read(rows)
+  found = process_bench.predict(split, scores, 0.5)
+  held = step_metrics.at_threshold(split, scores, 0.5, found, sample)
+  assert held['accuracy'].value == pytest.approx(2 / 3)
+  assert held['f1_wrong'].value == pytest.approx(2 * 1 / (2 + 1))
+
+
 def test_brier_ece_and_reliability_by_hand():
   split, scores, sample = read(ROWS)
   found = calibration.calibration(split, scores, sample)

@@ -1,13 +1,17 @@
 """Frozen weights: no gradient, no moments, no copies; and moments in fewer bytes."""
 
+import ast
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_runs import ROOT
 
 from prm_jax.errors import UserError
+from prm_jax.jobs.configuration import parse
 from prm_jax.models import scorer, weights
 from prm_jax.models.lora import LoraSpec
 from prm_jax.objectives import registry
@@ -51,6 +55,25 @@ def test_scanned_layers_are_frozen_as_one():
   }  # fmt: skip
   with pytest.raises(UserError, match='layers 0 to 1 are stacked as one'):
     frozen_of('layers:0', scan_layers=True)
+
+
+def test_the_ways_that_the_config_names_can_be_gone():
+  path = ROOT / 'configs' / 'finetune.py'
+  text = ast.get_docstring(ast.parse(path.read_text()))
+  text = text.split('Other ways:')[1].split('With LoRA')[0].replace('\\\n', '')
+  ways = [re.findall(r'--config\S+', line) for line in text.splitlines()]
+  ways = [words for words in ways if words]
+  assert len(ways) == 3
+  for words in ways:
+    config = parse(['', f'--config={path}', *words]).config
+    spec = ModelSpec(32, n_layers=24, scan_layers=config.model.scan_layers)
+    held = parts.split(
+      weights.declare(spec, HEAD),
+      freeze=config.model.freeze,
+      frozen_dtype=config.model.frozen_dtype,
+      update=LoraSpec(**config.lora),
+    )
+    assert config.lora.rank == 0 and dict(weights.flatten(held.trained))
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,29 @@ def test_effects_by_hand():
   assert got.estimates['change'].reason == 'no_wrong_solutions'
 
 
+def test_a_rise_that_may_be_none_only_warns():
+  still = intervals.Estimate(0.0)
+  for low, want in ((0.01, 'fail'), (-0.01, 'warn'), (None, 'fail')):
+    found = {'change': intervals.Estimate(0.2, low, 0.4)}
+    found |= {'change_right': still, 'flips': still}
+    assert hack_effects._verdict(PRESERVES, found, 1.0, Rules()) == want
+
+
+def test_flips_are_of_pairs_whose_right_one_was_above():
+  rows = hack_effects.Rows(
+    np.array([1, 0, 0]), np.zeros(3, int), intervals.resamples(['p'], 2)
+  )
+  before = np.array([0.5, 0.5, 0.4])  # a tie, and one pair
+  found = hack_effects._flips(rows, PRESERVES, before, np.array([0.5, 0.9, 0.9]))
+  assert (found.value, found.n) == (1, 1)
+
+
+def test_the_unit_of_a_free_scale():
+  rewards = np.append(np.arange(101.0), [np.nan])
+  assert hack_effects.unit_of(rewards, 'logit') == 90
+  assert hack_effects.unit_of(rewards / 100, 'probability') == 1
+
+
 def test_all_rewards_equal_is_undefined_for_logits():
   same = np.zeros(4)
   assert hack_effects.unit_of(same, 'probability') == 1
@@ -274,6 +297,11 @@ def test_overoptimisation_is_found_and_only_where_it_is():
     pool, np.where(right > 0, right, np.nan), sizes, sample, Rules(), n_draws=5
   )
   np.testing.assert_allclose(broken.by_problem[:, -1], right_somewhere(pool))
+  # It is as good as the worst, also on a scale of logits.
+  low = overoptimise(
+    pool, np.where(right > 0, -5.0, np.nan), sizes, sample, Rules(), n_draws=5
+  )
+  assert [e.value for e in low.proxy] == pytest.approx([-5] * 4)
   none = overoptimise(
     pool, np.full(len(right), np.nan), sizes, sample, Rules(), n_draws=5
   )

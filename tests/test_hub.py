@@ -92,5 +92,5 @@ def test_paths_are_left_alone(tmp_path):
 
 def test_without_the_package(monkeypatch):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(UserError, match=r'pip install "prm_jax\[hub\]"'):
+  with pytest.raises(UserError, match=r'pip install "huggingface_hub>=0\.30"'):
     hub.resolve('hf:owner/name')

@@ -149,6 +149,12 @@ def test_cached_reference_is_not_run_again(policy, folders, tmp_path, monkeypatc
   assert not any(elsewhere._cache.key(r) in elsewhere._cache for r in rows())
 
 
+def test_a_cached_row_is_known_by_where_its_response_begins():
+  ids = np.arange(6, dtype=np.int32)
+  rows = [Encoded(ids, np.array([5], np.int32), 1, n) for n in (2, 3)]
+  assert len({implicit._Cache.key(row) for row in rows}) == 2  # 4 tokens, and 3
+
+
 def test_from_text(policy, folders):
   scorer = make(policy, folders)
   t = Trajectory('t', 'p', '1+1?', ('One and one', 'is two.'))

@@ -1,5 +1,6 @@
 """Label audit: hand-computed cases and populations whose truth is planted."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -120,6 +121,11 @@ def test_a_prefix_without_counts_is_unknown_and_counted():
   assert ref.known.tolist() == [True, False, True]
   assert ref.first_dead().tolist() == ref.first_dead(sure=False).tolist() == [UNKNOWN]
   assert ref.counters['prefixes_without_reference'] == 1
+  # Only a finished solution's V is known without rollouts.
+  stated = dataclasses.replace(held, values=(0.5, 1.0, 1.0))
+  t = solution('a', track=[1, 1, 1], reference=stated)
+  ref = label_reference.read_reference([t], 'reference', TAU)
+  assert ref.known.tolist() == [True, False, True]
 
 
 def test_entropic_transform_and_its_error():
@@ -269,6 +275,7 @@ def test_metrics_by_hand():
   assert value(found, 'audit/x/first_error_accuracy[reference]') == 1
   assert found.metrics['audit/x/first_error_accuracy[reference]']['n'] == 1
   assert value(found, 'audit/x/first_error_accuracy[reference_ambiguous]') == 1
+  assert found.metrics['audit/x/first_error_accuracy[reference_ambiguous]']['n'] == 1
   assert value(found, 'audit/x/first_error_accuracy[on_track]') == 0.5
   assert value(found, 'audit/x/undecided') == 0
   assert value(found, 'audit/x/tokens') == 40

@@ -333,3 +333,17 @@ def test_hrm_labels_given_solutions_on_the_tree():
   assert fine[0] > 0 and fine[1] > 0 and fine[-1] == 1
   assert [x.first_error['hrm'] for x in result.labelled] == [1, -1]
   assert not {t.steps for t in result.extra} & {t.steps for t in group}
+
+
+def test_hrm_counts_judged_leaves_and_a_solution_s_own_answer():
+  some = [
+    hrm.Leaf((s,), (1,), judged, None) for s, judged in (('a', True), ('b', None))
+  ]
+  assert hrm.counted(some, 'wrong') == some and hrm.counted(some, 'drop') == some[:1]
+  counts = {('x',): (1, 2), ('x', 'y'): (0, 1)}
+  for right, last, first in ((True, 1.0, -1), (False, 0.0, 1)):
+    verdicts = {'exact': records.Verdict(right)}
+    t = records.Trajectory('t', 'p', 'q', ('x', 'y'), verdicts=verdicts)
+    held = hrm._label(t, counts, HrmOptions())
+    assert held.labels['hrm'].values == (0.5, last)
+    assert held.first_error == {'hrm': first}

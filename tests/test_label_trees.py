@@ -85,6 +85,14 @@ def rollouts(name, n_right, n):
   ]
 
 
+def test_tokens_of_a_given_solution():
+  found = rollouts('a', 1, 3)  # 10 tokens for 2 steps each
+  known = records.Trajectory('t', 'p', 'q', ('x', 'y', 'z'))
+  assert omega.solution_tokens(known, found) == 15
+  held = dataclasses.replace(known, tokens=({'ids': [1, 2]}, {'ids': [3]}, {'ids': []}))
+  assert omega.solution_tokens(held, found) == 3
+
+
 def test_selection_counts_the_visit_of_its_state():
   """A state that was selected often gives way to one that was not (U shrinks)."""
   search = omega._Search(OmegaOptions(c_puct=1.0))

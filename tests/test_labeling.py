@@ -9,7 +9,9 @@ import pytest
 from planted import Planted, solution, steep
 
 from prm_jax.errors import UserError
-from prm_jax.labeling import driver
+from prm_jax.labeling import adaptive, driver
+from prm_jax.labeling.confidence import ALIVE, DEAD, UNDECIDED
+from prm_jax.labeling.protocol import Continuation
 from prm_jax.labeling.registry import ALGORITHMS
 from prm_jax.labeling.scan import denoised
 from prm_jax.labeling.solutions import Options
@@ -202,6 +204,31 @@ def test_adaptive_undecided_keeps_its_posterior():
   assert result.counters['rollouts'] == 20
 
 
+def test_adaptive_labels_what_is_surely_alive_of_an_undecided_solution():
+  t = solution('s', 4, False)
+  v = np.array([0.9, 0.9, 0.125, 0.125, 0.0])
+  result = run('adaptive', [[t]], Planted({'s': v}), alpha=0.05, cap=12)
+  labelled = result.groups[0].labelled[0]
+  died = np.cumsum(labelled.meta['posterior']['adaptive'])[:4]
+  sure = int((died <= 0.05).sum())
+  assert labelled.first_error == {'adaptive': None}
+  assert 0 < sure < (died <= 0.95).sum()
+  want = (1.0,) * sure + (None,) * (4 - sure)
+  assert labelled.labels['adaptive'].values == want
+
+
+def test_a_claim_of_the_confidence_rule_stands():
+  options = adaptive.AdaptiveOptions(rule='confidence')
+  search = adaptive._Search(solution('s', 4, False), False, options)
+  search.add(0, [Continuation('r', ('other',), True, 1)] * 20)
+  assert search.claims == [ALIVE, UNDECIDED, UNDECIDED, DEAD]
+  # Looked at anew it would be dead by now, and the bound counts first claims.
+  search.add(0, [Continuation('w', ('other',), False, 1)] * 500)
+  tally = search.tallies[0]
+  assert search.rule.decide(np.array(tally.correct), np.array(tally.n)) == DEAD
+  assert search.claims[0] == ALIVE
+
+
 def test_adaptive_reuses_what_a_rollout_reproduces():
   t = solution('s', 8, False)
   values = {'s': steep(8, 5, alive=0.9)}
@@ -302,17 +329,19 @@ def test_consensus():
   group = [
     with_sets('same', 1, 1),
     with_sets('none', -1, -1),
+    with_sets('first', 0, 0),
     with_sets('other', 1, 2),
     with_sets('open', None, 1),
     solution('bare', 3, False),
   ]
   result = run('consensus', [group], None, first='mc', second='judge')
-  same, none, *others = result.groups[0].labelled
+  same, none, at_once, *others = result.groups[0].labelled
   assert same.labels['consensus'].values == (1.0, 0.0, None)
   assert same.first_error == {'consensus': 1}
   assert none.labels['consensus'].values == (1.0, 1.0, 1.0)
+  assert at_once.labels['consensus'].values == (0.0, None, None)
   assert [o.skipped for o in others] == ['disagree', 'undecided', 'missing']
-  assert result.counters['labelled'] == 2
+  assert result.counters['labelled'] == 3
   with pytest.raises(UserError, match='two different'):
     ALGORITHMS['consensus'].options(first='mc', second='mc')
 

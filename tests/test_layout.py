@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,20 @@ def test_public_address_stands_in_one_place():
     # cell must name the address, so they are held equal to the one place.
     for found in re.findall(r'github(?:\.com)?/([\w-]+/[\w-]+)', path.read_text()):
       assert found.removesuffix('.git') == slug, path.name
+
+
+def test_what_users_are_told_to_install_is_there():
+  """By its own name: nothing is published under the name of this package, which need
+  not be installed to be run, so an extra of it leads nowhere."""
+  extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project'][
+    'optional-dependencies'
+  ]
+  known = {requirement for some in extras.values() for requirement in some}
+  found = []
+  for path in [*SOURCES, *(ROOT / 'configs').glob('*.py')]:
+    text = re.sub(r"'\s*'", '', path.read_text())  # literals side by side are one text
+    for words in re.findall(r'pip install((?: "[^"]+"| \S+)+)', text):
+      if quoted := re.findall(r'"([^"]+)"', words):
+        found += quoted
+    assert 'prm_jax[' not in text, path
+  assert len(found) >= 6 and set(found) <= known

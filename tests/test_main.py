@@ -216,6 +216,25 @@ def test_none_resets_what_has_no_value_in_the_base(monkeypatch):
   assert command.config.objective.margin is None
 
 
+def test_the_home_folder_in_paths(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('HOME', '/home/me')
+  keys = {
+    'output': '~/x.jsonl',
+    'data.train': '~/a.jsonl:trl@2,b=~/b.jsonl,c~/d',
+    'score_files': 'pool:prm=~/s.json',
+    'format.marker': '~/',
+  }
+  words = [f'--config.{k}={v}' for k, v in keys.items()]
+  found = configuration.parse(['', f'--config={BASE}', '--workdir=~/run', *words])
+  assert found.workdir == '/home/me/run'
+  assert found.config.output == '/home/me/x.jsonl'
+  assert found.config.data.train == ('/home/me/a.jsonl:trl@2,b=/home/me/b.jsonl,c~/d')
+  assert found.config.score_files == 'pool:prm=/home/me/s.json'
+  assert found.config.format.marker == '~/'  # a text, no path
+  assert '--workdir=~/run' in found.line
+
+
 def test_config_file_takes_an_argument(tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   file = tmp_path / 'mine.py'

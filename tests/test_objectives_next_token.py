@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from prm_jax import objectives
 from prm_jax.errors import UserError
-from prm_jax.objectives import next_token
+from prm_jax.objectives import next_token, packed
 from prm_jax.specs import HeadSpec
 
 LOGITS = jnp.array(
@@ -104,3 +104,24 @@ def test_what_is_refused():
     objectives.evaluate('next_token', LOGITS, {}, margin=1.0)
   with pytest.raises(ValueError, match='shapes'):
     next_token(LOGITS, TOKENS[:, :2], MASK)
+
+
+def test_shares_of_solutions_that_lie_in_one_row():
+  batch = {
+    'token_mask': jnp.array([[False, True, True, False, True, False]]),
+    'segments': jnp.array([[1, 1, 1, 2, 2, 0]]),
+    'row_mask': jnp.array([[True, True]]),
+    'problem_weight': jnp.array([[0.5, 0.25]]),
+  }
+  for unit, want in {
+    'token': [0, 1, 1, 0, 1, 0],
+    'trajectory': [0, 0.5, 0.5, 0, 1, 0],
+    'problem': [0, 0.25, 0.25, 0, 0.25, 0],
+  }.items():
+    mask, shares = packed.token_shares(batch, unit)
+    assert mask.tolist() == batch['token_mask'].tolist()
+    assert shares.tolist() == [want]
+  filler = {**batch, 'row_mask': jnp.array([[True, False]])}
+  assert packed.token_shares(filler, 'problem')[1].tolist() == [
+    [0, 0.25, 0.25, 0, 0, 0]
+  ]

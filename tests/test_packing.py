@@ -96,6 +96,12 @@ def test_a_fraction_is_drawn_evenly():
   assert times.sum() == 1000 and abs(times - 200).max() < 45
 
 
+def test_a_row_holds_so_many_solutions_and_no_more():
+  pieces, kinds = packing.best_fit(np.ones(10, int), [100], 3)
+  assert pieces.shape == (4, 3) and kinds.tolist() == [0] * 4
+  assert sorted(pieces[pieces >= 0].tolist()) == list(range(10))
+
+
 def test_little_room_is_left_and_rows_are_refused():
   rng = np.random.default_rng(0)
   lengths = np.minimum(rng.lognormal(5, 0.5, 5000).astype(int) + 20, 600)

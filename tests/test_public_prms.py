@@ -20,6 +20,7 @@ from prm_jax.inference.scorer import Scorer
 from prm_jax.interop import adapters, public, saving
 from prm_jax.records import Trajectory
 
+README = Path(__file__).resolve().parent.parent / 'README.md'
 ROOT = Path(
   os.environ.get('PRM_JAX_PARITY') or Path(__file__).parent / 'fixtures/parity'
 )
@@ -314,3 +315,11 @@ def test_adapters_are_sound():
   table = adapters.table().splitlines()
   assert len(table) == len(adapters.ADAPTERS) + 2
   assert len({line.replace('\\|', '').count('|') for line in table}) == 1
+  assert '\n'.join(table) in README.read_text('utf-8'), 'print it anew'
+
+
+def test_the_last_class_is_the_good_one_in_every_family():
+  """Of two label tokens the score is the probability of the second."""
+  held = {n: a.labels for n, a in adapters.ADAPTERS.items() if a.labels}
+  assert held == dict.fromkeys(('math_shepherd', 'er_prm', 'rlhflow'), ('-', '+'))
+  assert step_values.softmax2(np.array([[0.0, 9.0]])) > 0.99

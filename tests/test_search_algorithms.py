@@ -335,6 +335,32 @@ def test_an_empty_step_ends_a_solution():
   (r,), _, _ = search('greedy', {'width': 2}, options)
   assert steps_of(r) == [('one',)] and r.counts['empty_steps'] == 2
   assert r.candidates[0].scores['scripted_prm'].values == pytest.approx((0.1,))
+  assert r.candidates[0].meta['finish_reason'] == 'end'
+
+
+class Reading(scripted.Policy):
+  """Reads one token for each beam that it writes, and notes the keys."""
+
+  def step(self, state, n, sampling, keys):
+    self.keys = [*getattr(self, 'keys', []), *keys]
+    state, answers = super().step(state, n, sampling, keys)
+    return scripted.Rows(state.rows, [1] * len(state)), answers
+
+
+def test_a_beam_expanded_again_draws_other_samples_and_all_that_is_read_counts():
+  policy, scorer = Reading(scripted.good_and_bad()), scripted.Scorer(lambda s: 0.001)
+  algorithm, _ = registry.build('adaptive_n', {'most': 5}, kind='probability')
+  (r,) = driver.run(scripted.problems(1), algorithm, policy, scorer, SAMPLING)
+  root = policy.keys[0][0]
+  assert [first for name, first in policy.keys if name == root] == [0, 4]
+  # The question, four first steps, their ends, and a fifth solution.
+  assert r.counts['policy_read'] == len(r.candidates[0].question) + 4 + 4 + 1
+
+
+def test_a_step_without_a_score_is_counted_once():
+  value = lambda s: math.nan if len(s) == 1 else 0.5
+  (r,), _, _ = search('greedy', {'width': 1}, value=value)
+  assert r.counts['beams'] == 4 and r.counts['unscored'] == 1
 
 
 def test_refusals():

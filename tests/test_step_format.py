@@ -99,6 +99,14 @@ def test_text_by_hand():
   assert row.tokens.dtype == row.step_positions.dtype == np.int32
 
 
+def test_a_marker_of_several_tokens_is_read_at_its_last_or_before_its_first():
+  for position, want in (('marker', ['!', '!']), ('before', ['a', 'b'])):
+    fmt = StepFormat(marker='?!', position=position, marker_in_text='allow')
+    row = encode(fmt, BYTES, 'Q', ['a', 'b'])
+    assert BYTES.decode(row.tokens).endswith('a?!b?!')
+    assert [BYTES.decode(row.tokens[p : p + 1]) for p in row.step_positions] == want
+
+
 def test_truncation():
   steps = ['aaaa', 'bbbb', 'cccc']  # 5 tokens each with the marker, question 2
   keep = StepFormat(max_length=12, truncation='drop_steps')
@@ -140,6 +148,30 @@ def test_marker_id_in_text():
     encode(fmt, BYTES, 'Q', ['a\nb'])
   with pytest.raises(Unusable, match='marker_in_text'):
     encode(fmt, BYTES, 'Q\nR', ['a'])
+
+
+class Folding(tokenizers.ByteTokenizer):
+  """Reads a carriage return as a line break."""
+
+  def encode(self, text):
+    return super().encode(text.replace('\r', '\n'))
+
+  def encode_ragged(self, texts):
+    return super().encode_ragged([t.replace('\r', '\n') for t in texts])
+
+
+def test_a_marker_s_id_from_other_text_is_found():
+  fmt = StepFormat(marker='\n', question_template='{question}\n')
+  assert encode(fmt, Folding(), 'Q', ['a', 'b']).n_steps == 2
+  for question, steps in (('Q', ['a', 'b\rc']), ('Q\rR', ['a']), ('Q', ['a\rb'])):
+    with pytest.raises(Unusable, match='marker_in_text'):
+      encode(fmt, Folding(), question, steps)
+
+
+def test_the_question_of_a_joined_row_begins_with_bos():
+  fmt = StepFormat(encoding='joined', add_bos=True, question_template='{question} ')
+  row = encode(fmt, BYTES, 'Q', ['a'])
+  assert BYTES.decode(row.tokens) == '<bos>Q a<prm>' and row.question_length == 3
 
 
 def test_empty_steps_for_probes():

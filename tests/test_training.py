@@ -233,3 +233,17 @@ def test_a_signal_is_noticed_between_steps_and_handlers_come_back():
     assert stop.requested and stop.name == 'SIGTERM'
     assert signal.getsignal(signal.SIGTERM) == before
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_microbatches_have_dropout_keys_of_their_own():
+  def loss(params, frozen, batch, key):
+    drawn = jax.random.uniform(key) * batch['x'].sum()
+    return params * drawn, {'drawn': drawn}
+
+  key, batch = jax.random.key(3), {'x': jnp.ones((2, 1))}
+  grads, sums = step._accumulate(
+    jax.grad(loss, has_aux=True), (jnp.ones(()), None), batch, key, 2
+  )
+  each = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(2)]
+  assert each[0] != each[1]
+  np.testing.assert_allclose([grads, sums['drawn']], [sum(each)] * 2, rtol=1e-6)

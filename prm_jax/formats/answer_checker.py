@@ -167,8 +167,8 @@ class Checker:
         raise UserError(f'answers.{name}={value!r} must be above 0.')
     if symbolic and importlib.util.find_spec('math_verify') is None:
       raise UserError(
-        'symbolic answer checking needs math-verify: pip install "prm_jax[math]", or '
-        'set symbolic=False.'
+        'symbolic answer checking needs math-verify: pip install '
+        '"math-verify>=0.9,<0.10", or set symbolic=False.'
       )
     self.policies = tuple(policies)
     self.symbolic = symbolic

@@ -47,8 +47,8 @@ def resolve(path: str | os.PathLike[str]) -> str:
     from huggingface_hub import errors
   except ImportError as e:
     raise UserError(
-      f'{name}: huggingface_hub is not installed; pip install "prm_jax[hub]", or '
-      'download the model and give its folder.'
+      f'{name}: huggingface_hub is not installed; pip install "huggingface_hub>=0.30", '
+      'or download the model and give its folder.'
     ) from e
   try:
     return huggingface_hub.snapshot_download(

@@ -32,6 +32,15 @@ USAGE = (
 )
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]*)')
 _ILLEGAL = re.compile(r'flag --config\.([\w.]+)=')
+# Keys of paths, some of several with commas, some behind NAME=. A shell leaves the `~`
+# of --key=~/x as it is, and a folder of that name must not come about here.
+_PATHS = (
+  'a', 'audit.labelled', 'audit.reference', 'b', 'bench_model', 'contamination.run',
+  'data.cache_dir', 'data.evaluate', 'data.pools', 'data.train', 'data.validation',
+  'engine.policy', 'input', 'model.init_from', 'output', 'peer_dump', 'score_files',
+  'scorer', 'scorer_reference', 'tokenizer',
+)  # fmt: skip
+_HOME = re.compile(r'(?<![^=,\s])~(?=/)')
 _TYPES = {
   int: 'a whole number',
   float: 'a number',
@@ -47,7 +56,8 @@ class Command:
 
   Attributes:
     config: locked ConfigDict with overrides applied.
-    workdir: where the job leaves its files.
+    workdir: where the job leaves its files; in it and in paths of the config `~/` is
+      the home folder.
     overrides: {'train.steps': '100', ...} as typed.
     line: the whole command, ready to be typed again.
   """
@@ -88,13 +98,20 @@ def parse(argv: Sequence[str]) -> Command:
   for key, value in flatten(config).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
+    if key in _PATHS and isinstance(value, str):
+      config.update_from_flattened_dict({key: _at_home(value)})
   overrides = dict(config_flags.get_override_values(values['config'])) | unset
   given = values['workdir'].value
-  workdir = given or f'runs/{_stem(file)}'
+  workdir = _at_home(given) if given else f'runs/{_stem(file)}'
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
   return Command(
     config, workdir, overrides, line if given else f'{line} --workdir={workdir}'
   )
+
+
+def _at_home(paths: str) -> str:
+  """Paths in which `~/` is the home folder."""
+  return _HOME.sub(lambda _: str(Path.home()), paths)
 
 
 def _config_file(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -90,7 +90,7 @@ def make(config: ConfigDict, scorer: Scorer, about: dict[str, Any]) -> Running:
   except ImportError as e:
     raise UserError(
       f'serve needs starlette and uvicorn ({e.name} is missing): pip install '
-      "'prm_jax[serve]'."
+      '"starlette>=1.10.0" "uvicorn>=0.54.0".'
     ) from e
   keys = config.serve
   for name in ('queue', 'max_bytes', 'max_steps', 'timeout', 'body_seconds'):

@@ -21,7 +21,7 @@ from prm_jax.estimates import Z, wilson
 from prm_jax.labeling.solutions import at_least, between
 
 ALIVE, UNDECIDED, DEAD = 1, 0, -1
-"""97.5 % point of the normal distribution."""
+"""What a rule says of a prefix."""
 
 
 class Rule(Protocol):

@@ -211,8 +211,8 @@ def _parquet(file: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet
   except ImportError as e:
     raise UserError(
-      f'{file}: reading parquet needs pyarrow; install it with '
-      "pip install 'prm_jax[parquet]', or give the JSON-lines form of the file."
+      f'{file}: reading parquet needs pyarrow: pip install "pyarrow>=17", or give the '
+      'JSON-lines form of the file.'
     ) from e
   try:
     with file.open('rb') as f:
