@@ -230,7 +230,7 @@ def test_convert_counts_what_a_limit_keeps(tmp_path, capsys):
   assert (
     'trl: 5 rows: 2 trajectories of 2 problems, 4 steps; 4 labels (75.0% positive), 0 '
     'of them context only; 50.0% of 2 labelled trajectories hold both classes; '
-    'left_out_by_limit 3'
+    'left_out_by_limit 3.'
   ) in capsys.readouterr().err
   assert len(read(tmp_path / 'out.jsonl')) == 2
 
