@@ -203,6 +203,23 @@ def test_command_line_becomes_a_locked_config(monkeypatch):
   assert list(flat) == sorted(flat) and json.loads(json.dumps(flat)) == flat
 
 
+def test_a_tilde_is_the_home_of_who_runs_it(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('HOME', '/home/me')
+  command = configuration.parse(
+    ['x', '--config=configs/score.py', '--workdir=~/runs/x', '--config.scorer=~/prm',
+     '--config.input=~/a.jsonl:trl@2, b=~/b~c.jsonl,d/~/e', '--config.output=~/o.jsonl',
+     '--config.format.marker=~/']
+  )  # fmt: skip
+  config = command.config
+  assert (command.workdir, config.scorer) == ('/home/me/runs/x', '/home/me/prm')
+  assert config.input == '/home/me/a.jsonl:trl@2, b=/home/me/b~c.jsonl,d/~/e'
+  assert config.output == '/home/me/o.jsonl'
+  assert config.format.marker == '~/' and '~/runs/x' in command.line
+  with pytest.raises(AttributeError):
+    config.train.stepps = 3
+
+
 def test_none_resets_what_has_no_value_in_the_base(monkeypatch):
   monkeypatch.chdir(ROOT)
   words = ['x', '--config=configs/pqm.py', '--config.objective.margin=None']

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import runpy
 import shlex
@@ -31,6 +32,14 @@ USAGE = (
   '[--config.key=value ...]'
 )
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]*)')
+# Keys that name files, several with commas, with or without NAME= before each.
+_FILES = (
+  'data.train', 'data.validation', 'data.evaluate', 'data.pools', 'data.cache_dir',
+  'tokenizer', 'model.init_from', 'input', 'output', 'scorer', 'scorer_reference',
+  'score_files', 'engine.policy', 'audit.labelled', 'audit.reference',
+  'contamination.run', 'a', 'b', 'bench_model', 'peer_dump',
+)  # fmt: skip
+_HOME = re.compile(r'((?:^|[,=])\s*)~(?=/|$)')
 _ILLEGAL = re.compile(r'flag --config\.([\w.]+)=')
 _TYPES = {
   int: 'a whole number',
@@ -88,9 +97,10 @@ def parse(argv: Sequence[str]) -> Command:
   for key, value in flatten(config).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
+  _find_home(config)
   overrides = dict(config_flags.get_override_values(values['config'])) | unset
   given = values['workdir'].value
-  workdir = given or f'runs/{_stem(file)}'
+  workdir = os.path.expanduser(given or f'runs/{_stem(file)}')
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
   return Command(
     config, workdir, overrides, line if given else f'{line} --workdir={workdir}'
@@ -164,6 +174,19 @@ def _stem(file: str) -> str:
 
 def _one_line(error: BaseException) -> str:
   return ' '.join(str(error).split()).rstrip('.')
+
+
+def _find_home(config: ConfigDict) -> None:
+  """Writes out '~' where a file's name begins with it, as shells do not in KEY=~/x."""
+  home = os.path.expanduser('~')
+  known = flatten(config)
+  config.update_from_flattened_dict(
+    {
+      key: _HOME.sub(lambda m: m[1] + home, known[key])
+      for key in _FILES
+      if key in known
+    }
+  )
 
 
 def _unset(
