@@ -23,7 +23,8 @@ What happens to it:
 
 Other ways:
     --config.lora.rank=0 --config.model.freeze=decoder       # the head alone
-    --config.lora.rank=0 --config.model.freeze=embeddings,layers:0-11
+    --config.lora.rank=0 --config.model.freeze=embeddings,layers:0-11 \
+        --config.model.scan_layers=False  # stacked layers can be frozen only together
     --config.lora.rank=0 --config.model.frozen_dtype= --config.optimizer.peak_lr=1e-5
                                                              # everything
 With LoRA the marker's embedding stays where it starts, and the layers learn to read it;

@@ -1,13 +1,16 @@
 """Frozen weights: no gradient, no moments, no copies; and moments in fewer bytes."""
 
 import functools
+import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_runs import ROOT
 
 from prm_jax.errors import UserError
+from prm_jax.jobs import configuration
 from prm_jax.models import scorer, weights
 from prm_jax.models.lora import LoraSpec
 from prm_jax.objectives import registry
@@ -19,6 +22,7 @@ SPEC = ModelSpec(
   32, n_layers=3, d_model=16, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32
 )
 HEAD = HeadSpec()
+FINETUNE = ROOT / 'configs' / 'finetune.py'
 
 
 def frozen_of(freeze, head=HEAD, **changes):
@@ -51,6 +55,18 @@ def test_scanned_layers_are_frozen_as_one():
   }  # fmt: skip
   with pytest.raises(UserError, match='layers 0 to 1 are stacked as one'):
     frozen_of('layers:0', scan_layers=True)
+
+
+def test_what_the_config_says_of_some_layers_works():
+  text = runpy.run_path(str(FINETUNE))['__doc__'].replace('\\\n', ' ')
+  line = next(x for x in text.splitlines() if 'layers:0-11' in x)
+  words = line.partition('#')[0].split()
+  told = configuration.parse(['', f'--config={FINETUNE}', *words])
+  model = told.config.model
+  changes = {'n_layers': 24, 'scan_layers': model.scan_layers}
+  frozen, _ = frozen_of(model.freeze, **changes)
+  names = {p.split('/')[1] for p in frozen}
+  assert names == {'embed_VD', *(f'layer_{i}' for i in range(12))}
 
 
 @pytest.mark.parametrize(
