@@ -170,6 +170,8 @@ def test_lengths_of_yarn_give_its_factor(tmp_path):
   assert config['max_position_embeddings'] / original == 4
   with pytest.raises(UserError, match='export_positions=50'):
     saving.save(tmp_path, spec, params, BYTES, max_positions=50)
+  with pytest.raises(UserError, match='export_positions=-1: give the longest text'):
+    saving.save(tmp_path, spec, params, BYTES, max_positions=-1)
 
 
 @pytest.mark.parametrize('name', ['spec.json', 'config.json', 'README.md'])
