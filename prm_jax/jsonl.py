@@ -60,11 +60,14 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
   """Files that `path` names: a file, a directory of shards, or a glob, sorted.
 
   Raises:
-    UserError: nothing is there.
+    UserError: nothing is there, or a directory cannot be read.
   """
   p = epath.Path(os.path.expanduser(path))
   if p.is_dir():
-    found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
+    try:
+      found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
+    except OSError as e:
+      raise UserError(f'{path}: cannot be read ({e.strerror or e}).') from e
   elif p.exists():
     found = [p]
   else:
