@@ -60,7 +60,8 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
   """Files that `path` names: a file, a directory of shards, or a glob, sorted.
 
   Raises:
-    UserError: nothing is there, or a directory cannot be read.
+    UserError: nothing is there, a directory cannot be read, or a name is not UTF-8,
+      so that no record could name it.
   """
   p = epath.Path(os.path.expanduser(path))
   if p.is_dir():
@@ -77,7 +78,19 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
       f'{path}: no such file, directory of shards or pattern; check the path '
       f'(files end in {", ".join(suffixes)}).'
     )
+  for file in found:
+    if not is_text(str(file)):
+      raise UserError(f'{str(file)!a}: the name is not valid UTF-8; rename the file.')
   return found
+
+
+def is_text(text: str) -> bool:
+  """Whether UTF-8 can hold it; names from a file system may have bytes of no text."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def read_bytes(path: epath.Path) -> bytes:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from prm_jax import field_types
+from prm_jax import field_types, jsonl
 from prm_jax.errors import UserError
 
 T = TypeVar('T')
@@ -95,11 +95,15 @@ def parse(argv: Sequence[str]) -> Command:
   if positional:
     raise UserError(f'unexpected argument {positional[0]!r}; {USAGE}.')
   for key, value in flatten(config).items():
+    if isinstance(value, str) and not jsonl.is_text(value):
+      raise UserError(f'config key {key}={value!a}: not valid UTF-8; rename the file.')
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
   _find_home(config)
   overrides = dict(config_flags.get_override_values(values['config'])) | unset
   given = values['workdir'].value
+  if given and not jsonl.is_text(given):
+    raise UserError(f'--workdir={given!a}: not valid UTF-8; give another name.')
   workdir = os.path.expanduser(given or f'runs/{_stem(file)}')
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
   return Command(
