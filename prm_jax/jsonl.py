@@ -60,11 +60,15 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
   """Files that `path` names: a file, a directory of shards, or a glob, sorted.
 
   Raises:
-    UserError: nothing is there.
+    UserError: nothing is there, a directory cannot be read, or a name is not UTF-8,
+      so that no record could name it.
   """
   p = epath.Path(os.path.expanduser(path))
   if p.is_dir():
-    found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
+    try:
+      found = sorted(f for f in p.iterdir() if str(f).endswith(suffixes))
+    except OSError as e:
+      raise UserError(f'{path}: cannot be read ({e.strerror or e}).') from e
   elif p.exists():
     found = [p]
   else:
@@ -74,7 +78,19 @@ def expand(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[epath.Path]:
       f'{path}: no such file, directory of shards or pattern; check the path '
       f'(files end in {", ".join(suffixes)}).'
     )
+  for file in found:
+    if not is_text(str(file)):
+      raise UserError(f'{str(file)!a}: the name is not valid UTF-8; rename the file.')
   return found
+
+
+def is_text(text: str) -> bool:
+  """Whether UTF-8 can hold it; names from a file system may have bytes of no text."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def read_bytes(path: epath.Path) -> bytes:

@@ -24,18 +24,37 @@ def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:
     raise UserError(f'{where} is {value!r}; use one of {", ".join(known)}.')
 
 
-def _check_rope_scaling(scaling: tuple) -> None:
+def _check_rope(theta: float, local: float, scaling: tuple) -> None:
+  if not theta > 0 or not local >= 0:
+    raise UserError(
+      f'model.rope_theta is {theta:g} and model.rope_theta_local is {local:g}; give '
+      'positive ones (a local one of 0 is none).'
+    )
   if not scaling:
     return
-  _one_of('model.rope_scaling[0]', scaling[0], tuple(_ROPE_SCALING_SIZES))
-  expected = _ROPE_SCALING_SIZES[scaling[0]]
+  kind, *numbers = scaling
+  _one_of('model.rope_scaling[0]', kind, tuple(_ROPE_SCALING_SIZES))
+  expected = _ROPE_SCALING_SIZES[kind]
   if len(scaling) != expected:
     raise UserError(
-      f'model.rope_scaling {scaling[0]!r} takes {expected - 1} numbers, '
-      f'got {len(scaling) - 1}.'
+      f'model.rope_scaling {kind!r} takes {expected - 1} numbers, got {len(numbers)}.'
     )
-  if not all(isinstance(x, (int, float)) for x in scaling[1:]):
+  if not all(isinstance(x, (int, float)) for x in numbers):
     raise UserError(f'model.rope_scaling is {scaling}; give numbers after its name.')
+  # YaRN's last one may be 0, for the usual factor.
+  if not all(x > 0 for x in numbers[:4]) or not all(x >= 0 for x in numbers[4:]):
+    raise UserError(f'model.rope_scaling is {scaling}; give positive numbers.')
+  if kind == 'llama3' and numbers[1] >= numbers[2]:
+    raise UserError(
+      f'model.rope_scaling is {scaling}; give a high_freq_factor (the fourth) above '
+      'the low_freq_factor (the third).'
+    )
+  if kind == 'yarn' and theta == 1:
+    # All pairs of a head then turn alike: none is long or short.
+    raise UserError(
+      "model.rope_theta is 1, with which model.rope_scaling 'yarn' is not defined; "
+      'give another rope_theta, or no scaling.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +156,7 @@ class ModelSpec:
     _one_of('model.remat', self.remat, ('none', 'full', 'dots'))
     for name in ('param_dtype', 'compute_dtype'):
       _one_of(f'model.{name}', getattr(self, name), DTYPES)
-    _check_rope_scaling(self.rope_scaling)
+    _check_rope(self.rope_theta, self.rope_theta_local, self.rope_scaling)
     _one_of('model.attention', self.attention, ('einsum', 'xla', 'cudnn'))
     if self.attention != 'einsum' and self.attn_softcap:
       raise UserError(

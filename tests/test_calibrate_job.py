@@ -168,6 +168,21 @@ def test_a_map_is_stored_before_pools_are_measured(
   api.open_scorer(export, calibrated=True)
 
 
+@pytest.mark.slow
+def test_a_scorer_that_cannot_be_written_keeps_what_was_measured(trained, tmp_path):
+  scorer = tmp_path / 'scorer'
+  shutil.copytree(trained / 'scorer', scorer, ignore=lambda *_: [exports.CALIBRATION])
+  (scorer / exports.CALIBRATION).mkdir()  # as little a place to write as others' are
+  work = tmp_path / 'work'
+  sizes = {'world__n_validation': 60, 'evaluate__resamples': 3}
+  assert run(calibrate(work, scorer, data__pools='', **sizes)) == 0
+  (warning,) = results(work)['warnings']
+  assert warning.startswith(
+    f'the map is in the workdir only: {scorer}/calibration.json'
+  )
+  assert exports.load_calibration(work).kind == 'platt'
+
+
 def test_what_cannot_be_done_is_refused(trained, tmp_path, capsys):
   def told(**changes):
     return refusal(

@@ -1,6 +1,7 @@
 """Sources: parsing, mixing, deduplication, leaks and class balance."""
 
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
@@ -73,6 +74,31 @@ def test_paths_are_looked_for_in_the_data_folder(tmp_path, monkeypatch):
     sources.resolve('b.jsonl')
   with pytest.raises(UserError, match='holds no rows'):
     sources.load(sources.parse('a.jsonl'))
+
+
+def test_paths_that_are_odd(tmp_path, monkeypatch):
+  (tmp_path / 'a').mkdir()
+  for name in ('x.jsonl', 'x[1].jsonl'):
+    (tmp_path / 'a' / name).write_text('{"question": "Q", "steps": []}')
+  read = lambda path: len(sources.load(sources.parse(path)).trajectories)
+  for root in (str(tmp_path), ''):
+    monkeypatch.setenv('PRM_JAX_DATA', root)
+    monkeypatch.chdir(tmp_path / 'a' if root else tmp_path)
+    assert [read(p) for p in ('*/*.jsonl', '[a]/x.jsonl', 'a/x[1].jsonl')] == [2, 1, 1]
+  with pytest.raises(UserError, match='no such file'):
+    read('long' * 100)
+
+  def forbidden(*args):
+    raise PermissionError(errno.EACCES, 'Permission denied')
+
+  monkeypatch.setattr('os.stat', forbidden)
+  with pytest.raises(UserError, match='no such file'):
+    read(str(tmp_path / 'b.jsonl'))
+  monkeypatch.undo()
+  monkeypatch.setattr('os.listdir', forbidden)
+  monkeypatch.setattr('os.scandir', forbidden)
+  with pytest.raises(UserError, match=r'a: cannot be read \(Permission denied'):
+    read(str(tmp_path / 'a'))
 
 
 def test_load_and_dedupe(tmp_path):

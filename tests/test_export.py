@@ -149,6 +149,18 @@ def test_a_model_of_no_family_is_refused_by_what_is_in_the_way():
     architectures.hf_config(model)
 
 
+@pytest.mark.parametrize('family', ['gemma2', 'gemma3_text'])
+def test_gemma_without_windows_says_one_all_the_same(family):
+  """Its classes in transformers refuse to run without, whatever the layers are."""
+  plain = {'window': 0, 'windowed_layers': (), 'rope_theta_local': 0.0}
+  model = export_cases.model(family, **plain)
+  config = architectures.hf_config(model, family=family)
+  assert set(config['layer_types']) == {'full_attention'}
+  assert config['sliding_window'] == 4096
+  again = architectures.model_spec(config, '')
+  assert not any(again.is_windowed(i) for i in range(model.n_layers))
+
+
 def test_too_many_tokens_for_the_embeddings(tmp_path):
   spec = export_cases.scorer('llama', 'scalar')
   model = dataclasses.replace(spec.model, vocab_size=200)
@@ -170,6 +182,8 @@ def test_lengths_of_yarn_give_its_factor(tmp_path):
   assert config['max_position_embeddings'] / original == 4
   with pytest.raises(UserError, match='export_positions=50'):
     saving.save(tmp_path, spec, params, BYTES, max_positions=50)
+  with pytest.raises(UserError, match='export_positions=-1: give the longest text'):
+    saving.save(tmp_path, spec, params, BYTES, max_positions=-1)
 
 
 @pytest.mark.parametrize('name', ['spec.json', 'config.json', 'README.md'])

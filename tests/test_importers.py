@@ -1,7 +1,10 @@
 """Importers of training formats with labels, and what all importers share."""
 
+import datetime
+import decimal
 import gzip
 import json
+import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -281,6 +284,40 @@ def test_a_row_of_another_format_is_named(tmp_path):
   )
   with pytest.raises(UserError, match="unknown format 'tlr'; known formats are"):
     importers.read(str(tmp_path), 'tlr')
+
+
+def test_columns_of_parquet_that_are_not_json(tmp_path):
+  pyarrow = pytest.importorskip('pyarrow')
+  parquet = pytest.importorskip('pyarrow.parquet')
+  file = tmp_path / 'rows.parquet'
+
+  def refused(**column):
+    row = {**TRL, 'labels': [], **column}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    with pytest.raises(UserError) as e:
+      importers.read(str(file), 'trl')
+    return str(e.value).removeprefix(f'{file}, row 1: ')
+
+  made = {'at': datetime.date(2026, 1, 2), 'cost': [decimal.Decimal('1.5')]}
+  row = {**TRL, 'labels': [1.0, 0.3], 'made': [made], 'loss': math.nan}
+  parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+  (t,), _ = importers.read(str(file), 'trl')
+  assert t.meta == {'made': [{'at': '2026-01-02', 'cost': ['1.5']}], 'loss': None}
+  records.write(tmp_path / 'out.jsonl', [t])
+  assert (
+    refused(x=[[math.nan]]) == "field 'x[0][0]' is nan, not JSON; use null instead."
+  )
+  assert refused(x=math.inf) == "field 'x' is inf, not JSON; use null instead."
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+  for name, text in {
+    'list.json': json.dumps([TRL, TRL]),
+    'lines.json': f'{json.dumps(TRL)}\n{json.dumps(TRL)}\n',
+    'lines.jsonl': f'{json.dumps(TRL)}\n{json.dumps(TRL)}\n',
+  }.items():
+    (tmp_path / name).write_text(text, encoding='utf-8-sig')
+    assert len(importers.read(str(tmp_path / name), 'trl')[0]) == 2
 
 
 def test_shards_json_lists_and_parquet_hold_the_same(tmp_path):

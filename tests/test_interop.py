@@ -127,6 +127,8 @@ def test_rope_scaling_in_both_forms():
     ({'rope_scaling': {'type': 'yarn', 'factor': 2, 'truncate': False,
                        'original_max_position_embeddings': 9}}, 'truncate=false'),
     ({'rope_scaling': {'type': 'linear', 'factor': 2, 'mrope_section': [1]}}, 'mrope'),
+    ({'rope_theta': 1, 'rope_scaling': {'type': 'yarn', 'factor': 2,
+                       'original_max_position_embeddings': 9}}, 'rope_theta is 1'),
     ({'rope_parameters': {'full_attention': {}}}, 'rope_parameters differ'),
     ({'layer_types': ['full_attention']}, 'for each of the 4 layers'),
     ({'layer_types': ['sliding_attention'] * 4}, 'no sliding_window is in use'),

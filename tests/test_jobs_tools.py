@@ -196,6 +196,14 @@ def test_inspect_prints_token_step_label(rows, capsys):
     assert word in out.lower()
 
 
+def test_inspect_names_the_labels_that_are_there(rows, capsys):
+  assert run(tool('inspect', input=rows, rows='0:1', data__label='nobody')) == 0
+  told = "no label set 'nobody', it has 'human'"
+  assert told in capsys.readouterr().out
+  assert run(tool('inspect', input=rows, rows='0:1', data__label='human')) == 0
+  assert 'no label set' not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('chosen', ['a:b', '5:5', '12:13', '-1:2', '99', '3:1'])
 def test_inspect_refuses_rows_that_are_not_there(chosen, rows, capsys):
   said = refusal(tool('inspect', input=rows, rows=chosen), capsys)
@@ -230,7 +238,7 @@ def test_convert_counts_what_a_limit_keeps(tmp_path, capsys):
   assert (
     'trl: 5 rows: 2 trajectories of 2 problems, 4 steps; 4 labels (75.0% positive), 0 '
     'of them context only; 50.0% of 2 labelled trajectories hold both classes; '
-    'left_out_by_limit 3'
+    'left_out_by_limit 3.'
   ) in capsys.readouterr().err
   assert len(read(tmp_path / 'out.jsonl')) == 2
 

@@ -136,3 +136,14 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
   (tmp_path / 'file').write_text('x')
   with pytest.raises(UserError, match='cannot be written'):
     jsonl.write_json_lines(tmp_path / 'file' / 'a.jsonl', [{'a': 1}])
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path):
+  try:
+    (tmp_path / 'donn\udce9es.jsonl').write_text('{}')
+  except OSError:
+    pytest.skip('this file system takes UTF-8 names alone')
+  for path in (tmp_path, tmp_path / '*.jsonl'):
+    with pytest.raises(UserError, match='is not valid UTF-8; rename the file') as e:
+      jsonl.expand(str(path))
+    assert 'donn' in str(e.value).encode().decode()

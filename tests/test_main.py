@@ -58,6 +58,7 @@ def test_mistakes_on_the_command_line(words, expected, capsys, monkeypatch):
     ('zzzzzzzz=0', ("'zzzzzzzz'", 'configs/base.py')),
     ('train=3', ("'train' is a section", 'train.accumulation')),
     ('workdir=x', ('give --workdir=DIR',)),
+    ('input=donn\udce9es.jsonl', (r"input='donn\udce9es.jsonl': not valid UTF-8",)),
     ('train.steps=None', ('train.steps=None', 'a whole number')),
     ('train.steps=1.5', ('train.steps=1.5', 'a whole number')),
     ('train.steps=abc', ('train.steps=abc', 'a whole number')),

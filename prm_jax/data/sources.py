@@ -15,6 +15,7 @@ from epoch to epoch (`prm_jax.data.epoch_plan`).
 from __future__ import annotations
 
 import dataclasses
+import glob
 import math
 import os
 import re
@@ -183,8 +184,8 @@ def rows_of(path: str) -> str:
   """As `resolve`, and no workdir: what lies beside the rows there is none of them."""
   found = resolve(path)
   folder = Path(found)
-  for name in _ROWS if (folder / 'config.json').is_file() else ():
-    if (folder / name).is_dir():
+  for name in _ROWS if os.path.isfile(folder / 'config.json') else ():
+    if os.path.isdir(folder / name):
       raise UserError(
         f'{path}: the workdir of a job; give the folder of its rows, {folder / name}.'
       )
@@ -198,9 +199,9 @@ def is_there(path: str) -> bool:
 
 
 def _there(path: Path) -> bool:
-  if any(c in str(path) for c in '*?['):
-    return any(True for _ in path.parent.glob(path.name))
-  return path.exists()
+  # Unlike Path.exists, what may not be looked at or is too long a name is not there.
+  pattern = any(c in str(path) for c in '*?[')
+  return os.path.exists(path) or (pattern and any(glob.iglob(str(path))))
 
 
 def load(

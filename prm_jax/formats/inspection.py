@@ -32,7 +32,8 @@ def render(
   A line a token: its index, id and text, the step it belongs to ('-' for the
   question, '-/0' for tokens that question and first step share), and, where a step is
   read, an arrow with its label under the label set `label` ('unlabelled' where null,
-  with its loss weight where that is not 1). Of a row whose marker becomes other tokens
+  with its loss weight where that is not 1). A row that has only other label sets says
+  which. Of a row whose marker becomes other tokens
   than it is alone, these tokens are shown.
 
   Args:
@@ -85,6 +86,11 @@ def _one(
   how = '' if fmt.extends else '; ids of a prefix may differ, so prefixes are re-scored'
   if tokenizer.adds_bos and row.tokens[0] != tokenizer.bos_id:
     how += f"; without the {tokenizer.names['bos_token']} of this tokenizer's own code"
+  if label and trajectory.labels and label not in trajectory.labels:
+    how += (
+      f'; no label set {label!r}, it has {", ".join(map(repr, trajectory.labels))} '
+      '(--config.data.label)'
+    )
   return f'{head}: {len(row.tokens)} tokens, {steps}{how}\n{_columns(table)}\n'
 
 

@@ -268,6 +268,10 @@ def _describe(spec: ModelSpec, family: str, max_positions: int) -> dict[str, Any
     config['layer_types'] = [
       'sliding_attention' if flag else 'full_attention' for flag in flags
     ]
+    # Its class wants one, also where no layer has a window.
+    config['sliding_window'] = (
+      spec.window or config_keys.FAMILIES[family]['sliding_window']
+    )
     config['attention_bias'] = False
     config['attention_dropout'] = 0.0
   return config

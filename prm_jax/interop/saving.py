@@ -141,8 +141,13 @@ def _config(
   """config.json but for the dtype.
 
   Raises:
-    UserError: the layout has no place for this head or model.
+    UserError: the layout has no place for this head or model, or a length below 0.
   """
+  if max_positions < 0:
+    raise UserError(
+      f'export_positions={max_positions}: give the longest text in tokens, or 0 for '
+      "the format's max_length."
+    )
   fmt = spec.step_format if isinstance(spec, ScorerSpec) else spec.text_format
   longest = max_positions or fmt.max_length
   config = architectures.hf_config(

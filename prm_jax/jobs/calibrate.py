@@ -114,7 +114,10 @@ def run(command: Command, work: files.Workdir, started: float) -> None:
     writer.say(f'{name}: {int(calibration.truth_steps(split, scores).sum())} steps')
   stored = [_store(work.path, maps[chosen])]
   if about['adapter'] in (OWN, EXPORTED):
-    stored.append(_store(about['folder'], maps[chosen]))
+    try:
+      stored.append(_store(about['folder'], maps[chosen]))
+    except UserError as e:  # a folder of others: what was measured is not lost
+      out.warnings.append(f'the map is in the workdir only: {e}')
   else:
     out.warnings.append(
       f'{about["source"]} is no scorer of ours: its map is in the workdir only.'

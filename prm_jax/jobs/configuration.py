@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from prm_jax import field_types
+from prm_jax import field_types, jsonl
 from prm_jax.errors import UserError
 
 T = TypeVar('T')
@@ -96,12 +96,16 @@ def parse(argv: Sequence[str]) -> Command:
   if positional:
     raise UserError(f'unexpected argument {positional[0]!r}; {USAGE}.')
   for key, value in flatten(config).items():
+    if isinstance(value, str) and not jsonl.is_text(value):
+      raise UserError(f'config key {key}={value!a}: not valid UTF-8; rename the file.')
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
     if key in _PATHS and isinstance(value, str):
       config.update_from_flattened_dict({key: _at_home(value)})
   overrides = dict(config_flags.get_override_values(values['config'])) | unset
   given = values['workdir'].value
+  if given and not jsonl.is_text(given):
+    raise UserError(f'--workdir={given!a}: not valid UTF-8; give another name.')
   workdir = _at_home(given) if given else f'runs/{_stem(file)}'
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
   return Command(

@@ -24,7 +24,10 @@ def run(command: Command) -> None:
     )
   files.check_new(config.output)
   mixture = assemble.load(config, config.input)
-  for name, balance in sources.class_balance(mixture, config.data.label).items():
+  for name, format in ((s.name, s.format) for s in mixture.sources):
+    # What a public format is labelled with, not what is asked for of records.
+    made = importers.FORMATS[format].label if format in importers.FORMATS else ''
+    balance = sources.class_balance(mixture, made or config.data.label)[name]
     counters = {
       key.removeprefix(f'{name}/'): n
       for key, n in mixture.counters.items()

@@ -6,6 +6,7 @@ element of the lists in a JSON object (MR-Ben), or a row of a parquet file.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections import Counter
@@ -171,7 +172,7 @@ def iter_rows(file: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json(file: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  data = jsonl.read_bytes(file)
+  data = jsonl.read_bytes(file).removeprefix(codecs.BOM_UTF8)
   if data.lstrip()[:1] == b'{' and _is_json_lines(data):
     for number, row in jsonl.iter_json_lines(file):
       yield f'{file}:{number}', row
@@ -223,12 +224,24 @@ def _parquet(file: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
       f'{file}: not a readable parquet file ({reason}); copy or download it again.'
     ) from e
   for number, row in enumerate(rows, start=1):
-    yield f'{file}, row {number}', {k: _plain(v) for k, v in row.items()}
+    where = f'{file}, row {number}'
+    yield where, {k: _cell(v, k, where) for k, v in row.items()}
 
 
-def _plain(value: Any) -> Any:
-  """JSON form of a parquet value; a NaN cell stands for null, as pandas writes it."""
-  if isinstance(value, float) and math.isnan(value):
-    return None
-  plain = value is None or isinstance(value, (str, bool, int, float, list, dict))
+def _cell(value: Any, field: str, where: str) -> Any:
+  """JSON form of a cell; a NaN stands for null, as pandas writes it."""
+  missing = isinstance(value, float) and math.isnan(value)
+  return None if missing else _plain(value, field, where)
+
+
+def _plain(value: Any, field: str, where: str) -> Any:
+  """JSON form of a parquet value, of what it holds too: dates, decimals, bytes become
+  text. Inside lists and objects NaN is as little JSON as it is in a JSON file."""
+  if isinstance(value, dict):
+    return {k: _plain(v, f'{field}.{k}', where) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(v, f'{field}[{i}]', where) for i, v in enumerate(value)]
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f'{where}: field {field!r} is {value}, not JSON; use null instead.')
+  plain = value is None or isinstance(value, (str, bool, int, float))
   return value if plain else str(value)
