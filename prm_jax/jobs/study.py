@@ -80,7 +80,7 @@ def run(command: configuration.Command) -> None:
     UserError: the study names no methods or no seeds, or one of its runs failed.
     Preempted: asked to stop; so were its runs.
   """
-  study = configuration.build(Study, command.config.study)
+  study = configuration.build(Study, 'study', command.config.study)
   methods = _named('study.methods', study.methods, '=')
   settings = _named('study.settings', study.settings or (':',), ':')
   common = _words('study.common', study.common)

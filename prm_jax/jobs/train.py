@@ -160,7 +160,8 @@ class Run:
     self.votes = distributed.Votes(2)  # stop? save, because time has passed?
     self._build()
     self.keeper = checkpoint.Checkpointer(
-      work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
+      work / 'checkpoints',
+      build(checkpoint.CheckpointPolicy, 'checkpoint', config.checkpoint),
     )
     self.metrics = writer.MetricWriter(work.path, config.logging.tensorboard)
     self.curve: list[dict[str, Any]] = []
