@@ -203,6 +203,15 @@ def test_command_line_becomes_a_locked_config(monkeypatch):
   assert list(flat) == sorted(flat) and json.loads(json.dumps(flat)) == flat
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('HOME', '/home/me')
+  words = ['--workdir=~/runs/a', '--config.output=~/b.jsonl', '--config.input=c~/d']
+  command = configuration.parse(['x', '--config=configs/base.py', *words])
+  assert command.workdir == '/home/me/runs/a'
+  assert command.config.output == '/home/me/b.jsonl' and command.config.input == 'c~/d'
+
+
 def test_none_resets_what_has_no_value_in_the_base(monkeypatch):
   monkeypatch.chdir(ROOT)
   words = ['x', '--config=configs/pqm.py', '--config.objective.margin=None']

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import runpy
 import shlex
@@ -59,7 +60,7 @@ class Command:
 
 
 def parse(argv: Sequence[str]) -> Command:
-  """Parses `argv` (argv[0] is the program).
+  """Parses `argv` (argv[0] is the program); ~/ that begins a value is the home folder.
 
   Raises:
     UserError: no or unreadable config file, unknown flag or key, a value of the
@@ -88,8 +89,11 @@ def parse(argv: Sequence[str]) -> Command:
   for key, value in flatten(config).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config key {key}={value}: give a finite number.')
+    # No shell does it behind '=', and a folder called ~ is not what was meant.
+    if isinstance(value, str) and value.startswith('~/'):
+      config.update_from_flattened_dict({key: os.path.expanduser(value)})
   overrides = dict(config_flags.get_override_values(values['config'])) | unset
-  given = values['workdir'].value
+  given = os.path.expanduser(values['workdir'].value or '')
   workdir = given or f'runs/{_stem(file)}'
   line = shlex.join(['python', '-m', 'prm_jax.main', *argv[1:]])
   return Command(
