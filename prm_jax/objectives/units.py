@@ -96,7 +96,9 @@ def total_rows(
     ValueError: the unit is 'problem' and `problem_weight` is missing.
   """
   if unit not in UNITS:
-    raise UserError(f'unit {unit!r} is unknown; choose one of {", ".join(UNITS)}.')
+    raise UserError(
+      f'objective.unit={unit!r} is unknown; choose one of {", ".join(UNITS)}.'
+    )
   if unit == 'step':
     return jnp.sum(row_loss), jnp.sum(row_weight)
   share = (row_weight != 0).astype(row_weight.dtype)
