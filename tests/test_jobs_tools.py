@@ -349,6 +349,11 @@ def test_study_refusals(tmp_path, capsys):
   assert 'study.methods' in refusal(words, capsys)
   words += ['--config.study.methods=alone']
   assert 'NAME=configs/FILE.py' in refusal(words, capsys)
+  words[-1] = '--config.study.methods=bce=configs/bce.py'
+  words += ['--config.study.reference=bcf']
+  assert "study.reference='bcf': it must be one of the methods, bce" in refusal(
+    words, capsys
+  )
 
 
 def test_gzip_without_time_stamp(rows, tmp_path):

@@ -89,6 +89,11 @@ def run(command: configuration.Command) -> None:
     raise UserError(
       f'study.methods={list(study.methods)}: give NAME=configs/FILE.py for each.'
     )
+  if study.reference and study.reference not in methods:
+    raise UserError(
+      f'study.reference={study.reference!r}: it must be one of the methods, '
+      f'{", ".join(methods)}, or empty.'
+    )
   # The runs have their own configs; of this one only the study itself matters.
   own_keys = {
     key: value
@@ -263,6 +268,8 @@ def _tabulate(
       lines += _heading(metric, setting, study.reference)
       lines += _rows(runs, study.reference, metrics, setting, metric)
       lines += [f'| {m} | undefined in some run | | |' for m in missing if found[m]]
+      if not any(found.values()):
+        lines.append('| - | undefined in every run | | |')
   lines.append(
     '\nIntervals: 95 %, over seeds and test problems together (t, Welch and '
     'Satterthwaite); differences are paired by seed and by problem.'
