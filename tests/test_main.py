@@ -126,6 +126,8 @@ def test_mistakes_in_config_keys(word, expected, capsys, tmp_path):
     ({'objective__name': 'q_ranking', 'objective__margin': -1}, ('margin is -1',)),
     ({'objective__name': 'td', 'objective__n_steps': 0}, ('objective.n_steps is 0',)),
     ({'objective__name': 'td', 'objective__shaping': 'sine'}, ("shaping='sine'",)),
+    ({'evaluate__suite': 'processbench'}, ('training does not', 'evaluate.py:suite')),
+    ({'evaluate__calibrate': 'platt'}, ('training does not', 'calibrate.py')),
     ({'profile': '5:5'}, ("profile='5:5'", 'STOP')),
     ({'profile': '900:910'}, ('profile=900:910', 'train.steps')),
     ({'model__rope_theta': 0}, ('model.rope_theta is 0',)),

@@ -119,6 +119,12 @@ def _check_policies(config: ConfigDict) -> None:
 
 
 def _check_training(config: ConfigDict) -> None:
+  for key, file in (('suite', 'evaluate.py:suite'), ('calibrate', 'calibrate.py')):
+    if config.evaluate[key]:
+      raise UserError(
+        f'evaluate.{key}={config.evaluate[key]!r}: training does not do that; leave it '
+        f'out, and run --config=configs/{file} with --config.scorer=WORKDIR after it.'
+      )
   section = config.parallel
   if config.profile and int(config.profile.partition(':')[0]) >= config.train.steps:
     raise UserError(
