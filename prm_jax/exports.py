@@ -223,10 +223,7 @@ def check_reading(spec: ScorerSpec, tokenizer: Tokenizer, where: str) -> None:
   outputs = np.zeros((1, 1, *more.get(head.kind, (head.n_outputs,))))
   try:
     VALUES[spec.step_value](outputs)
-    model = spec.model
-    step_format.check(
-      spec.step_format, tokenizer, head=head, vocab_size=model.vocab_size
-    )
+    step_format.check(spec.step_format, tokenizer, head=head)
   except ValueError as e:
     raise UserError(f'{where}.step_value={spec.step_value!r}: {e}') from e
   except UserError as e:
