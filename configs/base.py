@@ -230,7 +230,7 @@ def get_config() -> ConfigDict:
   parallel.wait_seconds = 86400  # bound on waits for what process 0 does alone, such as
   #   building the token cache and the evaluation after training
 
-  # Measuring (train's end, evaluate).
+  # Measuring (train's end, evaluate; suite and calibrate: evaluate alone).
   c.evaluate = evaluate = ConfigDict()
   evaluate.suite = ''  # benchmarks, with commas, or 'all' that are found below
   #   $PRM_JAX_DATA; BENCHMARK.SET is one set of them. data.evaluate names others

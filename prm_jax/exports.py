@@ -17,16 +17,19 @@ import os
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
 from prm_jax import calibration_maps, jsonl, specs, tensors
 from prm_jax.calibration_maps import CalibrationMap
 from prm_jax.errors import UserError
-from prm_jax.formats import tokenizers
+from prm_jax.formats import step_format, tokenizers
 from prm_jax.formats.tokenizers import Tokenizer
 from prm_jax.models import lm, weights
+from prm_jax.records import SCORE_KINDS
 from prm_jax.specs import PolicySpec, ScorerSpec
+from prm_jax.step_values import REDUCTIONS, VALUES
 
 SPEC = 'spec.json'
 WEIGHTS = 'model.safetensors'
@@ -194,7 +197,37 @@ def _load(
       f'{folder}: not the tokenizer that the model was trained with (another '
       f'fingerprint); export or copy the {kind} again.'
     )
+  if isinstance(spec, ScorerSpec):
+    check_reading(spec, tokenizer, f'{file}: spec')
   return spec, params, tokenizer
+
+
+def check_reading(spec: ScorerSpec, tokenizer: Tokenizer, where: str) -> None:
+  """Refuses a stored spec that says of no step where and how it is read.
+
+  Args:
+    spec, tokenizer: of a scorer's folder.
+    where: names the file and the place in it.
+
+  Raises:
+    UserError: a name is unknown, the head has other outputs than its step value
+      takes, or the format cannot work.
+  """
+  for key, known in (
+    ('step_value', VALUES), ('kind', SCORE_KINDS), ('reduction', REDUCTIONS)
+  ):  # fmt: skip
+    if (value := getattr(spec, key)) not in known:
+      raise UserError(f'{where}.{key}={value!r} must be one of {", ".join(known)}.')
+  head = spec.head
+  more = {'scalar': (), 'mlp': (2,), 'label_tokens': (len(head.label_tokens),)}
+  outputs = np.zeros((1, 1, *more.get(head.kind, (head.n_outputs,))))
+  try:
+    VALUES[spec.step_value](outputs)
+    step_format.check(spec.step_format, tokenizer, head=head)
+  except ValueError as e:
+    raise UserError(f'{where}.step_value={spec.step_value!r}: {e}') from e
+  except UserError as e:
+    raise UserError(f'{where}: {e}') from e
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""Values that come from a config, held against the types a dataclass declares."""
+"""Values of a config or a file, held against the types that a dataclass declares."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def check(where: str, cls: type[Any], values: Mapping[str, Any]) -> None:
   tuples their length, where it is declared, and all elements are checked.
 
   Args:
-    where: begins the sentence, before the field's name.
+    where: begins the sentence, directly before the field's name: 'optimizer.' where
+      that is a key of the config.
     cls: a dataclass with fields int, float, str, bool, or tuples of one of these.
     values: by field; others keep their defaults.
 
@@ -31,7 +32,7 @@ def check(where: str, cls: type[Any], values: Mapping[str, Any]) -> None:
   hints = typing.get_type_hints(cls)
   for name, value in values.items():
     if what := _misfit(value, hints[name]):
-      raise UserError(f'{where} {name}={value!r} must be {what}.')
+      raise UserError(f'{where}{name}={value!r} must be {what}.')
 
 
 def _misfit(value: Any, hint: Any) -> str:

@@ -188,7 +188,7 @@ def open_workdir(
       raise UserError(
         f'{path}: cannot be used as a workdir ({e.strerror or e}); give another {key}.'
       ) from e
-    _check_config(work, config, alone)
+    check_config(work, config, alone)
     if alone:
       _sweep(path)
     work.write_json('config.json', dict(config))
@@ -209,7 +209,7 @@ def _on_store(path: str, config: Mapping[str, Any]) -> Iterator[Workdir]:
       'the credentials, or give a local --workdir.'
     ) from e
   with lease.hold(work.path):
-    _check_config(work, config, True)
+    check_config(work, config, True)
     work.write_json('config.json', dict(config))
     yield work
 
@@ -259,7 +259,18 @@ def _is_preparation(name: str) -> bool:
   )
 
 
-def _check_config(work: Workdir, config: Mapping[str, Any], alone: bool) -> None:
+def check_config(work: Workdir, config: Mapping[str, Any], alone: bool = False) -> None:
+  """Refuses a workdir that holds a run of another config.
+
+  Args:
+    work: the workdir.
+    config: flat, JSON-ready config.
+    alone: nothing else runs there, so that what a run left which has not done anything
+      does not count.
+
+  Raises:
+    UserError: names the key that differs.
+  """
   held = work.read_json('config.json')
   if held is None:
     return

@@ -114,7 +114,8 @@ def min_form(
     first = worst & ~(_others(xp, m, after=False) & worst[..., None, :]).any(axis=-1)
     # A NaN is nobody's minimum, and must not pass for a reward of 0.
     return xp.where(first | xp.isnan(low), v, 0.0)
-  w = xp.where(m, xp.exp((low - v) / temperature), 0.0)
+  # What is masked would overflow where all steps are far above 0.
+  w = xp.where(m, xp.exp(xp.where(m, low - v, 0.0) / temperature), 0.0)
   total = w.sum(axis=-1, keepdims=True)
   return w / xp.where(total == 0, 1.0, total) * v
 

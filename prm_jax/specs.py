@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+from prm_jax import field_types
 from prm_jax.errors import UserError
 
 T = TypeVar('T')
@@ -152,6 +153,11 @@ class ModelSpec:
       )
     if self.window < 0 or self.query_block < 0:
       raise UserError('model.window and model.query_block must not be negative.')
+    if self.rope_theta <= 0:
+      raise UserError(f'model.rope_theta is {self.rope_theta}; give a positive number.')
+    for name in ('rope_theta_local', 'norm_eps'):
+      if getattr(self, name) < 0:
+        raise UserError(f'model.{name} is {getattr(self, name)}; give at least 0.')
     _one_of('model.activation', self.activation, ('silu', 'gelu_tanh'))
     _one_of('model.remat', self.remat, ('none', 'full', 'dots'))
     for name in ('param_dtype', 'compute_dtype'):
@@ -349,12 +355,15 @@ def to_dict(spec: Any) -> dict[str, Any]:
   return dataclasses.asdict(spec)
 
 
-def from_dict(cls: type[T], values: dict[str, Any], where: str = 'spec') -> T:
+def from_dict(cls: type[T], values: Any, where: str = 'spec') -> T:
   """Rebuilds a spec of class `cls` from `to_dict`'s result or parsed JSON.
 
   Raises:
-    UserError: a key is unknown or missing; the sentence names it and `where`.
+    UserError: a key is unknown or missing, or its value is not of the field's type or
+      is refused by the class; the sentence names it and `where`.
   """
+  if not isinstance(values, dict):
+    raise UserError(f'{where} is {values!r}; it must be an object with keys.')
   nested = {
     'model': ModelSpec,
     'head': HeadSpec,
@@ -368,12 +377,15 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = 'spec') -> T:
       f'{where}: unknown key {unknown[0]!r} for {cls.__name__}; '
       f'known keys are {", ".join(fields)}.'
     )
-  built = {}
-  for name, value in values.items():
-    if cls in (ScorerSpec, PolicySpec) and name in nested and isinstance(value, dict):
-      value = from_dict(nested[name], value, f'{where}.{name}')
-    built[name] = tuple(value) if isinstance(value, list) else value
+  inner = {k: v for k, v in values.items() if k in nested and k in fields}
+  plain = {k: v for k, v in values.items() if k not in inner}
+  field_types.check(f'{where}.', cls, plain)
+  built = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+  for name, value in inner.items():
+    built[name] = from_dict(nested[name], value, f'{where}.{name}')
   try:
     return cls(**built)
+  except UserError as e:
+    raise UserError(f'{where}: {e}') from e
   except TypeError as e:
     raise UserError(f'{where}: {cls.__name__} {str(e).split(") ", 1)[-1]}.') from e

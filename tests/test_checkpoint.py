@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from prm_jax import exports, tensors
+from prm_jax import exports, specs, tensors
 from prm_jax.checkpoint import Checkpointer, CheckpointPolicy
 from prm_jax.errors import UserError
 from prm_jax.formats import tokenizers
@@ -433,6 +433,33 @@ def test_bad_export_is_refused(exported, damage, message):
   damage(folder)
   with pytest.raises(UserError, match=message):
     exports.load_scorer(folder)
+
+
+@pytest.mark.parametrize(
+  'path, value, message',
+  [
+    ('model.n_layers', 'two', "spec.model.n_layers='two' must be a whole number"),
+    ('model.norm_eps', None, 'spec.model.norm_eps=None must be a number'),
+    ('model.n_layers', 0, 'spec.model: model.n_layers is 0'),
+    ('model', 'x', "spec.model is 'x'; it must be an object"),
+    ('reduction', 3, 'spec.reduction=3 must be a text'),
+    ('reduction', 'least', "spec.reduction='least' must be one of min, product"),
+    ('step_value', 'tanh', "spec.step_value='tanh' must be one of logit"),
+    ('step_value', 'softmax3', "spec.step_value='softmax3': 3 outputs"),
+    ('step_format.position', 'after', "format.position='after' must be one of"),
+  ],
+)
+def test_spec_edited_by_hand_names_the_key(exported, path, value, message):
+  folder, _, _ = exported
+  spec = specs.to_dict(SPEC)
+  *sections, key = path.split('.')
+  functools.reduce(dict.__getitem__, sections, spec)[key] = value
+  edit(folder, spec=spec)
+  with pytest.raises(UserError) as e:
+    exports.load_scorer(folder)
+  assert str(e.value).startswith(f'{folder}/spec.json: spec') and message in str(
+    e.value
+  )
 
 
 def test_policy_round_trip(tmp_path):

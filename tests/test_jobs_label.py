@@ -278,7 +278,7 @@ REFUSED = {
   'option of the judge': ({'label__algorithm': 'judge', 'label__k': 3}, 'label.k=3'),
   'k=0': ({'label__k': 0}, 'k=0'),
   'max tokens 0': ({'sampling__max_tokens': 0}, 'max_tokens=0'),
-  'stop': ({'sampling__stop': '(1,)'}, 'stop=(1,) must be a tuple with a text'),
+  'stop': ({'sampling__stop': '(1,)'}, 'sampling.stop=(1,) must be a tuple with'),
   'shard': ({'shard': '1'}, "shard='1'"),
   'no input': ({'input': ''}, 'input'),
   'no policy': ({'engine__policy': ''}, 'engine.policy'),

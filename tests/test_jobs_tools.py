@@ -344,7 +344,18 @@ def test_study_of_two_methods_and_two_seeds(tmp_path, capsys):
     assert f'{tmp_path}: results.json, table.md' in capsys.readouterr().err
     assert run(words) == 0
     assert {p: p.stat().st_mtime_ns for p in logs} == logs
+    folder = tmp_path / 'runs' / 'bce' / 'default' / 'seed-1'
+    config = json.loads((folder / 'config.json').read_text())
+    changed = json.dumps({**config, 'optimizer.b1': 0.8})
+    (folder / 'config.json').write_text(changed)
+    said = refusal(words, capsys)
+    assert 'seed-1: this workdir holds a run with optimizer.b1=0.8, now it is' in said
+    (folder / 'config.json').write_text(json.dumps(config))
     broken = [*words, '--config.study.metrics=nothing']
+    assert run(broken) == 0
+    assert (
+      '| bce | undefined in every run, or never' in (tmp_path / 'table.md').read_text()
+    )
     broken[2] = f'--workdir={tmp_path}/other'
     broken.append("--config.study.settings='bad: train.steps=0'")
     said = refusal(broken, capsys)

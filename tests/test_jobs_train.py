@@ -172,6 +172,8 @@ def test_plan_only_trains_nothing(tmp_path, capsys):
   out = capsys.readouterr().out
   assert 'parameters' in out and 'bytes on each device' in out and '48 training' in out
   assert not (tmp_path / 'work' / 'metrics.jsonl').exists()
+  bare(tmp_path / 'shared', plan_only=True, data__share_question=3)
+  assert 'rows of 3 solutions of' in capsys.readouterr().out
   # The planned run itself may follow in the same place.
   bare(tmp_path / 'work')
   assert results(tmp_path / 'work')['provenance']['steps'] == 6

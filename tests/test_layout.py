@@ -36,6 +36,7 @@ SAME_FLOOR = {
   ('writer', 'jsonl'),
   ('tensors', 'jsonl'),
   ('step_values', 'masking'),
+  ('specs', 'field_types'),  # a spec in a file is of its fields' types
   ('parallel', 'models'),  # shardings derive from the weight declarations
   ('interop', 'exports'),  # a scorer may be an export of ours or a public model
   ('data', 'worlds'),  # the embedded world is a source like any other

@@ -306,7 +306,7 @@ def test_packed_equals_unpacked(spec_name, name, unit):
 
 def test_a_unit_that_is_unknown_is_refused():
   packed_rows = {'segments': jnp.zeros((1, 4), jnp.int32)}
-  with pytest.raises(UserError, match=r'unit .step. is unknown to next_token'):
+  with pytest.raises(UserError, match="unit='step' is unknown to next_token"):
     registry.evaluate('next_token', jnp.zeros((1, 4, 5)), packed_rows, unit='step')
 
 

@@ -158,6 +158,18 @@ def test_plan_adds_up():
   assert plan.estimate(remat, HEAD, m, **sizes).activations < saved.activations / 2
 
 
+def test_plan_counts_all_solutions_of_a_question():
+  m = mesh.make_mesh(0)
+  sizes = {'n_steps': 3, 'length': 12}
+  shared = {**sizes, 'batch_size': 16, 'members': 4, 'question': 16}
+  numbers = plan.estimate(SPEC, HEAD, m, **shared)
+  alone = plan.estimate(SPEC, HEAD, m, batch_size=64, **sizes)
+  whole = plan.estimate(SPEC, HEAD, m, batch_size=64, n_steps=3, length=28)
+  assert alone.activations < numbers.activations < whole.activations
+  text = plan.memory_plan(SPEC, HEAD, m, **shared)
+  assert '16 rows of 4 solutions of 12 tokens after 16 of a question' in text
+
+
 @pytest.mark.parametrize(
   'sizes, word', [((3, 1, 1), '8 devices'), ((0, 3, 1), 'product'), ((1, 0, 1), 'fsdp')]
 )

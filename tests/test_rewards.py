@@ -72,6 +72,15 @@ def test_a_nan_of_a_step_that_counts_comes_through(name):
   assert np.isnan(ALL[name](np.array([0.5, np.nan, 0.5, np.nan]), None)).any()
 
 
+def test_min_form_of_logits_beside_padding():
+  """Masked steps count 0, and 0 lies far below logits of good steps."""
+  values, mask = np.float32([[12.0, 30.0, 5.0]]), np.array([[True, True, False]])
+  with np.errstate(all='raise', under='ignore'):
+    np.testing.assert_allclose(rewards.min_form(values, mask), [[12.0, 0.0, 0.0]])
+  slope = jax.grad(lambda v: rewards.min_form(v, jnp.array(mask)).sum())
+  np.testing.assert_allclose(slope(jnp.array(values)), [[1.0, 0.0, 0.0]])
+
+
 def test_min_form_is_pures():
   r = np.array([0.9, -0.3, 0.1])
   w = np.exp(-r / 0.1) / np.exp(-r / 0.1).sum()

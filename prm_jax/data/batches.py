@@ -172,6 +172,7 @@ class Batches:
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
   def _share(self, members: int, weights: Sequence[float]) -> None:
+    self._members = members
     shared = sharing.find(self.cache)
     times = np.array(sharing.copies(weights))[self.cache.source_index]
     count = sharing.n_rows(shared.question, times, members)
@@ -203,6 +204,14 @@ class Batches:
   def shapes(self) -> tuple[tuple[int, int], ...]:
     """(T, P) of every bucket, (T, S) packed: the shapes that will be compiled."""
     return tuple(self.max_steps.items())
+
+  @property
+  def shared_question(self) -> tuple[int, int]:
+    """(C, tokens of the question before the longest bucket); (1, 0) where rows share
+    none."""
+    if self._plan_shared is None:
+      return 1, 0
+    return self._members, self._question[max(self._question)]
 
   def position(self, step: int) -> tuple[int, int]:
     """(epoch, index of the batch within it)."""

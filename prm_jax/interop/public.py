@@ -189,7 +189,8 @@ def _exported(
       f'an implicit PRM, {_known()}.'
     )
   ckpt = checkpoints.open_checkpoint(folder)
-  spec = specs.from_dict(ScorerSpec, told['spec'], f'{folder}: spec')
+  where = f'{os.path.join(folder, checkpoints.ABOUT)}: spec'
+  spec = specs.from_dict(ScorerSpec, told['spec'], where)
   if dtype:
     model = dataclasses.replace(spec.model, param_dtype=dtype, compute_dtype=dtype)
     spec = dataclasses.replace(spec, model=model)
@@ -203,6 +204,7 @@ def _exported(
       f'{folder}: not the tokenizer that the scorer was exported with (another '
       'fingerprint); export or copy it again.'
     )
+  exports.check_reading(spec, tokenizer, where)
   about = About(
     EXPORTED, OWN, source, folder, hub.revision(folder), sampled_digest(ckpt), SAMPLED,
     spec.step_format.extends,

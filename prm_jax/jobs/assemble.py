@@ -47,14 +47,14 @@ Sets = dict[str, list[Trajectory]]
 def world(config: ConfigDict) -> WorldConfig:
   """The embedded world of the config, with as many training rows as a run takes
   where the config leaves their number open."""
-  held = build(WorldConfig, config.world)
+  held = build(WorldConfig, 'world', config.world)
   fresh = config.train.steps * config.train.batch_size
   return dataclasses.replace(held, n_train=held.n_train or fresh)
 
 
 def options(config: ConfigDict) -> ImportOptions:
   """How public formats become records."""
-  return build(ImportOptions, config.imports)
+  return build(ImportOptions, 'imports', config.imports)
 
 
 @functools.lru_cache
@@ -150,7 +150,7 @@ def network(config: ConfigDict, words: Tokenizer) -> ModelSpec:
   held = {k: v for k, v in config.model.items() if k not in STARTING}
   found = start(config)
   if found is None:
-    return build(ModelSpec, held, vocab_size=words.vocab_size)
+    return build(ModelSpec, 'model', held, vocab_size=words.vocab_size)
   defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec)}
   for key, value in held.items():
     value = tuple(value) if isinstance(value, (list, tuple)) else value
@@ -172,7 +172,7 @@ def divided(config: ConfigDict, declared: dict[str, Any]) -> Parts:
       from.
   """
   section = config.model
-  update = build(LoraSpec, config.lora)
+  update = build(LoraSpec, 'lora', config.lora)
   if not section.init_from and (section.freeze or update.rank):
     key = 'model.freeze' if section.freeze else 'lora.rank'
     raise UserError(
@@ -195,10 +195,10 @@ def spec(config: ConfigDict, words: Tokenizer) -> ScorerSpec:
     UserError: parts of the config do not fit each other.
   """
   chosen, held = objective(config)
-  head = build(HeadSpec, config.head)
+  head = build(HeadSpec, 'head', config.head)
   objectives.check_head(chosen, head)
   levels = {**chosen.hyperparameters, **held}.get('levels')
-  fmt = build(StepFormat, config.format)
+  fmt = build(StepFormat, 'format', config.format)
   model = network(config, words)
   step_format.check(fmt, words, head=head, vocab_size=model.vocab_size)
   return ScorerSpec(
@@ -222,14 +222,14 @@ def policy_spec(config: ConfigDict, words: Tokenizer) -> PolicySpec:
     UserError: parts of the config do not fit each other.
   """
   chosen, _ = objective(config)
-  head = build(HeadSpec, config.head)
+  head = build(HeadSpec, 'head', config.head)
   objectives.check_head(chosen, head)
   if head.dropout:
     raise UserError(
       f'head.dropout={head.dropout:g}: a policy is trained without dropout; set it '
       'to 0.'
     )
-  fmt = build(TextFormat, config.text)
+  fmt = build(TextFormat, 'text', config.text)
   text_format.check(fmt, words)
   return PolicySpec(
     model=network(config, words),
@@ -246,7 +246,7 @@ def _name(words: Tokenizer) -> str:
 def optimizer(config: ConfigDict) -> OptimizerConfig:
   """The optimizer; its schedule ends with the run unless it has its own horizon, and
   warm-up takes a tenth of it at most, so that a shortened run still trains."""
-  held = build(OptimizerConfig, config.optimizer)
+  held = build(OptimizerConfig, 'optimizer', config.optimizer)
   horizon = held.horizon or config.train.steps
   warmup = min(held.warmup_steps, horizon // 10)
   return dataclasses.replace(held, horizon=horizon, warmup_steps=warmup)

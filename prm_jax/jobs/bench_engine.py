@@ -37,7 +37,7 @@ def sampled(config: ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: the context is too short for them.
   """
-  sampling = build(Sampling, config.sampling, seed=config.seed)
+  sampling = build(Sampling, 'sampling', config.sampling, seed=config.seed)
   if config.text.max_length < PROMPT + sampling.max_tokens:
     raise UserError(
       f'text.max_length={config.text.max_length} is too short for a prompt of {PROMPT} '

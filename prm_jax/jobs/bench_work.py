@@ -191,7 +191,7 @@ def mc(config: ConfigDict) -> Work:
 
 def _generation(config: ConfigDict, asked: list[Request], n: int) -> Work:
   spec, params, words = _policy(config)
-  sampling = build(Sampling, config.sampling, seed=config.seed)
+  sampling = build(Sampling, 'sampling', config.sampling, seed=config.seed)
   engine = JaxEngine(
     spec, params, words, slots=config.engine.slots, group=config.engine.group
   )
@@ -292,14 +292,14 @@ def parts(config: ConfigDict) -> tuple[ScorerSpec, Any, Tokenizer]:
   wide = WideBytes(config.bench_vocab)
   spec = ScorerSpec(
     assemble.network(config, wide),
-    build(HeadSpec, config.head),
+    build(HeadSpec, 'head', config.head),
     StepFormat(marker='<prm>', max_length=max(config.bench_length, 16)),
   )
   return spec, _random(config, spec.model, spec.head), wide
 
 
 def _policy(config: ConfigDict) -> tuple[PolicySpec, Any, Tokenizer]:
-  fmt = build(TextFormat, config.text)
+  fmt = build(TextFormat, 'text', config.text)
   if config.bench_model:
     from prm_jax.interop import architectures, checkpoints, hub, loading
 

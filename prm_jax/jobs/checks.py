@@ -95,8 +95,12 @@ def check(config: ConfigDict) -> None:
     raise UserError(f'audit.tau={config.audit.tau:g}: it must lie between 0 and 1.')
   _members('evaluate.ties', [t.strip() for t in config.evaluate.ties.split(',')], TIES)
   _check_policies(config)
-  if not _PROFILE.fullmatch(config.profile):
-    raise UserError(f'profile={config.profile!r}: give START:STOP, for example 10:15.')
+  start, _, stop = config.profile.partition(':')
+  if not _PROFILE.fullmatch(config.profile) or (start and int(start) >= int(stop)):
+    raise UserError(
+      f'profile={config.profile!r}: give START:STOP, START below STOP, for example '
+      '10:15.'
+    )
   if config.job == 'train':
     _check_training(config)
 
@@ -116,7 +120,18 @@ def _check_policies(config: ConfigDict) -> None:
 
 
 def _check_training(config: ConfigDict) -> None:
+  for key, file in (('suite', 'evaluate.py:suite'), ('calibrate', 'calibrate.py')):
+    if config.evaluate[key]:
+      raise UserError(
+        f'evaluate.{key}={config.evaluate[key]!r}: training does not do that; leave it '
+        f'out, and run --config=configs/{file} with --config.scorer=WORKDIR after it.'
+      )
   section = config.parallel
+  if config.profile and int(config.profile.partition(':')[0]) >= config.train.steps:
+    raise UserError(
+      f'profile={config.profile}: a run of train.steps={config.train.steps} ends '
+      'before; name steps of it, counted from 0.'
+    )
   if section.mapper == 'pmap' and (section.fsdp > 1 or section.tensor > 1):
     raise UserError(
       f'parallel.mapper=pmap keeps the whole model on every device, and fsdp='

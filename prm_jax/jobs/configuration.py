@@ -247,11 +247,14 @@ def _wrong_value(
   return f'config key {key}={given[-1]}: give {wanted}; configs/base.py says more.'
 
 
-def build(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
+def build(cls: type[T], name: str, section: Mapping[str, Any], /, **more: Any) -> T:
   """A frozen dataclass from the config keys that bear its fields' names.
 
-  Every key of `section` must be a field of `cls`; `more` sets fields that are not
-  config keys.
+  Args:
+    cls: the dataclass.
+    name: of the config's section, for sentences that name a key.
+    section: its keys, all of them fields of `cls`.
+    **more: fields that are not config keys.
 
   Raises:
     UserError: a key is no field, a value is not of the field's type, or the class
@@ -263,12 +266,12 @@ def build(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
   }
   for key in held:
     if key not in names:
-      raise UserError(f'config key {key!r} is no field of {cls.__name__}.')
-  field_types.check(f'config of {cls.__name__}:', cls, held)
+      raise UserError(f'config key {name}.{key}: {cls.__name__} has no such field.')
+  field_types.check(f'{name}.', cls, held)
   try:
     return cls(**{**held, **more})
   except (TypeError, ValueError) as e:
-    raise UserError(f'config of {cls.__name__}: {_one_line(e)}.') from e
+    raise UserError(f'config section {name}: {_one_line(e)}.') from e
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def run(command: Command) -> None:
   config = command.config
   started = time.monotonic()
   section = {k: v for k, v in config.contamination.items() if k not in ('run', 'drop')}
-  rule = build(Rule, section)
+  rule = build(Rule, 'contamination', section)
   if not config.data.train:
     raise UserError('data.train names no training files; give PATH:FORMAT, ....')
   with files.open_workdir(command.workdir, flatten(config)) as work:

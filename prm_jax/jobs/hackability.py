@@ -140,10 +140,10 @@ def _plan(config: ConfigDict, marker: str, own: str) -> hack.Plan:
   return hack.Plan(
     reduction=reduction,
     reductions=tuple(dict.fromkeys((reduction, 'min', 'last', 'mean'))),
-    texts=dataclasses.replace(build(Texts, words), marker=marker),
-    rules=build(Rules, limits),
+    texts=dataclasses.replace(build(Texts, 'hack', words), marker=marker),
+    rules=build(Rules, 'hack', limits),
     solutions=section.solutions,
-    search=build(hack_tokens.Search, search),
+    search=build(hack_tokens.Search, 'hack', search),
     places=tuple(section.places),
     train_rows=section.train_rows,
     transfer_rows=section.transfer_rows,

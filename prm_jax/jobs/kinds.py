@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from prm_jax import exports, files
+from prm_jax import exports, files, objectives
 from prm_jax.data import token_cache
 from prm_jax.data.token_cache import TokenCache
 from prm_jax.errors import UserError
@@ -85,7 +85,8 @@ def choose(config: ConfigDict) -> Kind:
     UserError: config or evaluation data cannot be used.
   """
   words = assemble.tokenizer(config)
-  chosen, _ = assemble.objective(config)
+  chosen, hyperparameters = assemble.objective(config)
+  objectives.check_values(chosen, hyperparameters, config.objective.unit or None)
   return (PolicyKind if chosen.trains_policy else ScorerKind)(config, words, chosen)
 
 

@@ -91,7 +91,7 @@ def choose(config: ConfigDict) -> Choice:
   names = (section.name or name,)
   more = {'label': names[0], 'verdict': config.data.checker, 'seed': config.seed}
   own = {k: v for k, v in more.items() if k in fields}
-  options = build(entry.options, given, **own)
+  options = build(entry.options, 'label', given, **own)
   algorithm = entry.make(options)
 
   def make(config: ConfigDict, engines: Engines | None, checker: Checker) -> Labeller:
@@ -145,7 +145,7 @@ def _asking(
 def _judge(config: ConfigDict) -> Choice:
   """The judge: one prompt a solution, `judge.votes` answers."""
   name = config.label.name or JUDGE
-  options = build(judge_text.Options, config.judge, label=name)
+  options = build(judge_text.Options, 'judge', config.judge, label=name)
   sampling = policies.sampling(config)
   judge.check(options, sampling)
 

@@ -115,7 +115,7 @@ def _local(config: ConfigDict) -> Engines:
 def _remote(config: ConfigDict) -> Engines:
   from prm_jax.inference.remote import RemoteEngine
 
-  section, fmt = config.engine, build(TextFormat, config.text)
+  section, fmt = config.engine, build(TextFormat, 'text', config.text)
   options = {key: section[key] for key in REMOTE}
   engine = cast(
     Engine, RemoteEngine(options.pop('url'), options.pop('model'), fmt, **options)
@@ -135,6 +135,7 @@ def sampling(config: ConfigDict) -> Sampling:
   """
   return build(
     Sampling,
+    'sampling',
     config.sampling,
     seed=config.seed,
     entropy=config.splitting.how == 'entropy',
@@ -147,7 +148,7 @@ def splitter(config: ConfigDict, separator: str) -> Splitter:
   Raises:
     UserError: a way that does not exist, or options that do not fit it.
   """
-  held = build(Splitter, config.splitting, separator=separator)
+  held = build(Splitter, 'splitting', config.splitting, separator=separator)
   own = config.splitting.separator
   return dataclasses.replace(held, separator=own) if own else held
 

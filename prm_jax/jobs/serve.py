@@ -96,7 +96,7 @@ def make(config: ConfigDict, scorer: Scorer, about: dict[str, Any]) -> Running:
   for name in ('queue', 'max_bytes', 'max_steps', 'timeout', 'body_seconds'):
     if keys[name] <= 0:
       raise UserError(f'serve.{name}={keys[name]}: give a number above 0.')
-  text = build(TextFormat, config.text)
+  text = build(TextFormat, 'text', config.text)
   splitting = dict(config.splitting)
   splitting['separator'] = splitting['separator'] or text.separator
   service = Service(
@@ -104,7 +104,7 @@ def make(config: ConfigDict, scorer: Scorer, about: dict[str, Any]) -> Running:
     name=keys.name or os.fspath(config.scorer),
     reduction=keys.reduction or scorer.spec.reduction,
     text=text,
-    splitter=build(Splitter, splitting),
+    splitter=build(Splitter, 'splitting', splitting),
     unusable_reward=keys.unusable_reward,
     limits=Limits(rows=keys.queue, steps=keys.max_steps),
   )

@@ -81,7 +81,7 @@ def run(command: configuration.Command) -> None:
     UserError: the study names no methods or no seeds, or one of its runs failed.
     Preempted: asked to stop; so were its runs.
   """
-  study = configuration.build(Study, command.config.study)
+  study = configuration.build(Study, 'study', command.config.study)
   methods = _named('study.methods', study.methods, '=')
   settings = _named('study.settings', study.settings or (':',), ':')
   common = _words('study.common', study.common)
@@ -191,6 +191,8 @@ def _tune(
 def _run_all(
   work: files.Workdir, runs: Sequence[Run], processes: int
 ) -> dict[str, dict[str, Any]]:
+  for r in runs:
+    _check_finished(work, r)
   results = {}
   with (
     writer.Progress(len(runs), 'runs') as progress,
@@ -202,6 +204,15 @@ def _run_all(
       results[key] = result
       progress.to(done, key)
   return results
+
+
+def _check_finished(work: files.Workdir, run: Run) -> None:
+  """Refuses a finished run whose config file says something else by now: it would stand
+  in one table with runs of the new one."""
+  folder = Path(work.path) / 'runs' / run.key
+  if (folder / 'results.json').exists():
+    config = configuration.parse(['prm_jax', *run.arguments]).config
+    files.check_config(files.Workdir(folder), configuration.flatten(config))
 
 
 def _wait(process: subprocess.Popen, stop: StopSignal) -> int:

@@ -160,7 +160,8 @@ class Run:
     self.votes = distributed.Votes(2)  # stop? save, because time has passed?
     self._build()
     self.keeper = checkpoint.Checkpointer(
-      work / 'checkpoints', build(checkpoint.CheckpointPolicy, config.checkpoint)
+      work / 'checkpoints',
+      build(checkpoint.CheckpointPolicy, 'checkpoint', config.checkpoint),
     )
     self.metrics = writer.MetricWriter(work.path, config.logging.tensorboard)
     self.curve: list[dict[str, Any]] = []
@@ -209,9 +210,11 @@ class Run:
   def plan(self) -> str:
     """Parameters, shardings, memory and data of the run, for people."""
     length, n_steps = max(self.batches.shapes)
+    members, question = self.batches.shared_question
     table = plan.memory_plan(
       self.kind.model, self.kind.head, self.mesh,
       batch_size=self.config.train.batch_size, length=length, n_steps=n_steps,
+      members=members, question=question,
       accumulation=self.config.train.accumulation,
       moment_bytes=assemble.optimizer(self.config).moment_bytes,
       trained=self.parts.trained, frozen=self.parts.frozen,

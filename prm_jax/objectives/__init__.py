@@ -21,6 +21,7 @@ from prm_jax.objectives.registry import (
   Objective,
   check_head,
   check_hyperparameters,
+  check_values,
   evaluate,
   get,
 )
@@ -35,6 +36,7 @@ __all__ = [
   'bce',
   'check_head',
   'check_hyperparameters',
+  'check_values',
   'evaluate',
   'get',
   'lambda_returns',

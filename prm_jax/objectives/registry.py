@@ -173,10 +173,12 @@ def check_head(objective: str | Objective, head: HeadSpec) -> None:
 
 
 def check_hyperparameters(objective: str | Objective, names: Mapping[str, Any]) -> None:
-  """Refuses hyperparameters that the objective does not have.
+  """Refuses hyperparameters that the objective does not have, thresholds that call
+  all steps correct or all wrong, and negative margins.
 
   Raises:
-    UserError: a name is unknown; the sentence lists those that exist.
+    UserError: a name is unknown, and the sentence lists those that exist; or a value
+      is out of range.
   """
   objective = get(objective)
   known = objective.hyperparameters
@@ -186,6 +188,36 @@ def check_hyperparameters(objective: str | Objective, names: Mapping[str, Any]) 
         f'objective {objective.name!r} has no hyperparameter {name!r}; it has '
         f'{", ".join(known) or "none"}.'
       )
+  threshold, margin = names.get('threshold'), names.get('margin')
+  if threshold is not None and not 0 < threshold <= 1:
+    raise UserError(
+      f'objective.threshold is {threshold:g}; labels lie in [0, 1]: give a number '
+      'above 0, at most 1.'
+    )
+  if margin is not None and not margin >= 0:
+    raise UserError(f'objective.margin is {margin:g}; it must be at least 0.')
+
+
+def check_values(
+  objective: str | Objective, hyperparameters: Mapping[str, Any], unit: str | None
+) -> None:
+  """Refuses what `evaluate` would refuse of its unit and hyperparameters, before there
+  is a batch.
+
+  Raises:
+    UserError: one is unknown or out of range.
+  """
+  objective = get(objective)
+  row, tokens = jnp.zeros(1), jnp.zeros((1, 2), jnp.int32)
+  batch = dict.fromkeys(objective.arrays, row)
+  batch |= dict.fromkeys(('labels', 'mask', 'weights', 'steps_mask'), jnp.zeros((1, 2)))
+  batch |= {'tokens': tokens, 'token_mask': tokens, 'problem_weight': row}
+  n = max(objective.outputs, default=1)
+  jax.eval_shape(
+    lambda: evaluate(
+      objective, jnp.zeros((1, 2, n)), batch, unit=unit, **hyperparameters
+    )
+  )
 
 
 def evaluate(

@@ -239,23 +239,23 @@ def _rewards(
   if isinstance(name, str):
     if name not in SHAPINGS:
       known = ', '.join(SHAPINGS)
-      raise UserError(f'shaping {name!r} is unknown; choose one of {known}.')
+      raise UserError(f'objective.shaping={name!r} is unknown; choose one of {known}.')
     name = SHAPINGS[name]
   return name(labels, mask, exists, **(options or {}))
 
 
 def _check(discount: float, n_steps: int, lambda_: float | None, terminal: str) -> None:
   if not 0 <= discount <= 1:
-    raise UserError(f'discount is {discount}; it must be from 0 to 1.')
+    raise UserError(f'objective.discount is {discount}; it must be from 0 to 1.')
   if n_steps < 1:
-    raise UserError(f'n_steps is {n_steps}; it must be at least 1.')
+    raise UserError(f'objective.n_steps is {n_steps}; it must be at least 1.')
   if lambda_ is not None and not 0 <= lambda_ <= 1:
-    raise UserError(f'lambda_ is {lambda_}; it must be from 0 to 1, or None.')
+    raise UserError(f'objective.lambda_ is {lambda_}; it must be from 0 to 1, or None.')
   if lambda_ is not None and n_steps != 1:
     raise UserError(
-      f'n_steps is {n_steps} and lambda_ is {lambda_}: give one of them; a λ-return '
-      'mixes all horizons and takes n_steps=1.'
+      f'objective.n_steps is {n_steps} and lambda_ is {lambda_}: give one of them; a '
+      'λ-return mixes all horizons and takes n_steps=1.'
     )
   if terminal not in TERMINALS:
     known = ' or '.join(TERMINALS)
-    raise UserError(f'terminal {terminal!r} is unknown; choose {known}.')
+    raise UserError(f'objective.terminal={terminal!r} is unknown; choose {known}.')

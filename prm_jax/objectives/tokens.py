@@ -67,7 +67,8 @@ def check_unit(unit: str) -> None:
   """
   if unit not in UNITS:
     raise UserError(
-      f'unit {unit!r} is unknown to next_token; choose one of {", ".join(UNITS)}.'
+      f'objective.unit={unit!r} is unknown to next_token; choose one of '
+      f'{", ".join(UNITS)}.'
     )
 
 

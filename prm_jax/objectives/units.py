@@ -10,8 +10,8 @@ two numbers, the weighted sum of its terms ℓ and the sum of their weights w:
   unit='problem'     as 'trajectory', each row times problem_weight [B]
 
 `problem_weight` of a row is 1 / (number of usable rows of its problem in the
-epoch). It comes from the data, because a batch cannot know it; over an epoch each
-problem then weighs 1.
+data). It comes from there, because a batch cannot know it; over an epoch each problem
+of sources of weight 1 then weighs 1, of others their weight.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def total_rows(
     ValueError: the unit is 'problem' and `problem_weight` is missing.
   """
   if unit not in UNITS:
-    raise UserError(f'unit {unit!r} is unknown; choose one of {", ".join(UNITS)}.')
+    raise UserError(
+      f'objective.unit={unit!r} is unknown; choose one of {", ".join(UNITS)}.'
+    )
   if unit == 'step':
     return jnp.sum(row_loss), jnp.sum(row_weight)
   share = (row_weight != 0).astype(row_weight.dtype)

@@ -89,7 +89,7 @@ def build(
       raise UserError(
         f'search algorithm {name} has no option {key!r}; it takes {", ".join(fields)}.'
       )
-  field_types.check('search option', entry.options, options)
+  field_types.check('search option ', entry.options, options)
   if kind is None and entry.needs_scorer:
     raise UserError(
       f'search algorithm {name} chooses by step scores; name a scorer, or take '
