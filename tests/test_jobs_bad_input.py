@@ -11,9 +11,13 @@ import re
 import resource
 import subprocess
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tiny_runs
 from tiny_runs import BARE, arguments, record, refusal, results, run, write_lines
+
+from prm_jax.jobs import convert
 
 TINY = {**tiny_runs.TINY, **BARE, 'optimizer.horizon': 30, 'data.label': 'human'}
 NOBODY = {'human': {'kind': 'correctness', 'values': [None] * 4}}
@@ -343,6 +347,28 @@ def test_files_that_may_not_grow(limit, tmp_path):
   assert 'File too large' in err.splitlines()[-1]
   code, err = tiny_runs.finish(tiny_runs.start(argv))
   assert code == 0, err
+
+
+def test_more_than_the_memory(tmp_path, capsys):
+  tiny = {**tiny_runs.TINY, **BARE, 'train.batch_size': 10**12}
+  argv = arguments(tmp_path / 'work', tiny=tiny)
+  said = refusal(argv, capsys)
+  assert 'job=train: the memory does not suffice (' in said
+  assert 'less train.batch_size' in said and 'plan_only' in said
+
+
+def test_more_than_the_memory_of_a_device(tmp_path, monkeypatch, capsys):
+  argv = tiny_runs.tool('convert', input=tmp_path / 'a', output=tmp_path / 'b.jsonl')
+  monkeypatch.setattr(convert, 'run', lambda command: jnp.zeros(10**15))
+  assert 'does not suffice (RESOURCE_EXHAUSTED' in refusal(argv, capsys)
+  # Any other error of the runtime is our fault, and keeps its traceback.
+  monkeypatch.setattr(convert, 'run', lambda command: fail())
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    run(argv)
+
+
+def fail():
+  raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
 
 def test_gzip_of_something_else(tmp_path, capsys):

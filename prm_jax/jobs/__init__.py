@@ -5,8 +5,10 @@ Each job is a module with `run(command)`. `JOBS` lists exactly what runs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prm_jax import jsonl
@@ -38,7 +40,14 @@ JOBS = {
   'study': 'run a list of overrides and tabulate the results',
 }
 HELP = '\n'.join(f'  {name:10} {text}' for name, text in JOBS.items())
-
+# Jobs -> what makes them need less memory, beside more devices.
+_SMALLER = {
+  'train': 'train.batch_size, or more train.accumulation (--config.plan_only=true says '
+  'what is needed)',
+  **dict.fromkeys(('rollout', 'label'), 'engine.slots'),
+  'search': 'engine.slots or scorer_batch_tokens',
+  **dict.fromkeys(('score', 'serve', 'evaluate', 'hackability'), 'scorer_batch_tokens'),
+}
 
 # Jobs that several processes do together; the others are divided with `shard`.
 TOGETHER = ('train',)
@@ -88,7 +97,8 @@ def run(command: Command) -> None:
   """Runs the job `command.config.job`, with its other processes if there are any.
 
   Raises:
-    UserError: see `processes` and `checks.check`; or whatever the job meets.
+    UserError: see `processes` and `checks.check`; the memory does not suffice; or
+      whatever the job meets.
     PeerLost: another process did not come.
   """
   from prm_jax.jobs import checks
@@ -97,16 +107,33 @@ def run(command: Command) -> None:
   checks.check(command.config)
   job = importlib.import_module(f'prm_jax.jobs.{command.config.job}')
   if not among.several:
-    job.run(command)
+    with _memory(command.config.job):
+      job.run(command)
     return
   from prm_jax.parallel import distributed
 
   distributed.start(among)
   try:
-    job.run(command)
+    with _memory(command.config.job):
+      job.run(command)
   except PeerLost:
     raise
   except Preempted:
     distributed.finish()
     raise
   distributed.finish()
+
+
+@contextlib.contextmanager
+def _memory(job: str) -> Iterator[None]:
+  """Out of memory, here or on a device, is a sentence: the remedy is the user's."""
+  try:
+    yield
+  except (MemoryError, RuntimeError) as e:
+    text = str(e).partition('\n')[0]
+    if not isinstance(e, MemoryError) and 'RESOURCE_EXHAUSTED' not in text:
+      raise
+    raise UserError(
+      f'job={job}: the memory does not suffice ({text.rstrip(".")}); take more devices '
+      f'or less {_SMALLER.get(job, "input")}.'
+    ) from e
