@@ -153,11 +153,8 @@ class ModelSpec:
       )
     if self.window < 0 or self.query_block < 0:
       raise UserError('model.window and model.query_block must not be negative.')
-    if self.rope_theta <= 0:
-      raise UserError(f'model.rope_theta is {self.rope_theta}; give a positive number.')
-    for name in ('rope_theta_local', 'norm_eps'):
-      if getattr(self, name) < 0:
-        raise UserError(f'model.{name} is {getattr(self, name)}; give at least 0.')
+    if self.norm_eps < 0:
+      raise UserError(f'model.norm_eps is {self.norm_eps}; give at least 0.')
     _one_of('model.activation', self.activation, ('silu', 'gelu_tanh'))
     _one_of('model.remat', self.remat, ('none', 'full', 'dots'))
     for name in ('param_dtype', 'compute_dtype'):
