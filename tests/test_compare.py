@@ -375,6 +375,9 @@ def test_pools_of_other_candidates_are_refused(tmp_path, capsys):
   (made['a'] / 'results.json').write_text(json.dumps(results))
   said = refusal(compared(made['a'], made['again'], out), capsys)
   assert 'does not say which rows it was measured on; evaluate it again' in said
+  (made['a'] / 'results.json').write_text(json.dumps({**results, 'job': 'search'}))
+  said = refusal(compared(made['a'], made['again'], out), capsys)
+  assert 'holds results of job=search; compare takes runs that measured' in said
 
 
 @pytest.mark.parametrize('change', ['id', 'problem_id', 'answer', 'verdicts', 'steps'])

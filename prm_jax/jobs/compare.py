@@ -22,6 +22,7 @@ from prm_jax.jobs.configuration import Command
 from prm_jax.jobs.measure import VALIDATION
 from prm_jax.jobs.saved_runs import Run, load, measure
 
+EVALUATED = ('train', 'evaluate')
 ENDINGS = ('.json', '.md', '.html', '.samples.jsonl.gz')
 
 
@@ -123,6 +124,11 @@ def _same_measure(held: Sequence[Run]) -> None:
   that not all of them keep; what they keep is for `_same_rows`."""
   first = held[0]
   for r in held:
+    if r.job not in EVALUATED:
+      raise UserError(
+        f'{r.name}: holds results of job={r.job}; compare takes runs that measured a '
+        f'scorer (job={" or ".join(EVALUATED)}), and a search compares its own methods.'
+      )
     if not r.digests:
       raise UserError(
         f'{r.name}: its results.json does not say which rows it was measured on; '

@@ -29,6 +29,7 @@ class Run:
   Attributes:
     name: as it was given.
     folder: its workdir, resolved.
+    job: that left it.
     scorer: '' for the one that was evaluated, or one of several named there.
     config: its resolved config, flat.
     versions: benchmark -> version of its definition.
@@ -41,6 +42,7 @@ class Run:
 
   name: str
   folder: Path
+  job: str
   scorer: str
   config: dict[str, Any]
   versions: dict[str, int]
@@ -97,6 +99,7 @@ def load(path: str, scorer: str = '') -> Run:
   return Run(
     name=path + (f'@{scorer}' if scorer else ''),
     folder=folder.resolve(),
+    job=str(results.get('job', '')),
     scorer=scorer,
     config=config,
     versions={k: b['version'] for k, b in results.get('benchmarks', {}).items()},
