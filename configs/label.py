@@ -10,6 +10,9 @@ trains on what comes out, and so does any other train config:
 
     python -m prm_jax.main --config=configs/pqm.py \
         --config.data.train=runs/label/labelled --config.data.label=mc_soft
+
+2 CPU cores (x86-64), jax 0.10.2, JAX_NUM_CPU_DEVICES=2: 146 s for 586,608 rollouts,
+four a prefix (label.k=4) of 29,644 solutions.
 """
 
 from configs import base

@@ -7,6 +7,10 @@ Noise is on the training labels alone; every result is judged against the exact
 probability P. `mc_hard@8` is 1 if any of 8 simulated rollouts from the prefix succeeds,
 `mc_soft@8` their share: another quantity (V) with sampling noise. TD here ends at the
 last noisy label, so that it sees the noise at all; half the usual steps.
+
+2 CPU cores (x86-64), jax 0.10.2, other work beside: 107 min for 72 runs, two at a time.
+To expect with a fifth of the labels flipped: ProcessBench F1 .77 (PQM), .86 (BCE), .33
+(TD); README has the whole table.
 """
 
 from configs import base

@@ -4,6 +4,10 @@
 
 Each method gets the same tuning trials, judged on validation problems; the chosen
 one is trained with five seeds and judged on problems of the three held-out splits.
+
+2 CPU cores (x86-64), jax 0.10.2, other work beside: 33 min for 9 tuning runs and 15
+others, two at a time. To expect on unseen problems: ProcessBench F1 .948 [.926, .969]
+(PQM), .968 [.957, .978] (BCE), .705 [.666, .745] (TD); README has the whole table.
 """
 
 from configs import base
