@@ -363,6 +363,36 @@ def test_a_mistake_ends_all(tmp_path):
   ended = Group(tmp_path / 'b', 2, 4, parallel__tensor=16).finish(120)
   assert [code for code, _ in ended] == [2, 2]
   ended = Group(tmp_path / 'c', 2, 4, train__batch_size=12).finish(120)
-  assert all('batch_size = 12' in text for _, text in ended)
+  assert all('batch_size = 12' in text for _, text in ended), ended
   ended = Group(tmp_path / 'd', 2, 4, model__n_heads=6, parallel__tensor=4).finish(120)
-  assert all('model.n_heads = 6' in text for _, text in ended)
+  assert all('model.n_heads = 6' in text for _, text in ended), ended
+
+
+PARTING = """
+import os, sys, time
+from prm_jax.parallel import distributed
+from prm_jax.parallel.processes import Processes
+
+number, port, delay = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+distributed.start(Processes(f'127.0.0.1:{port}', 2, number, lost_seconds=20))
+time.sleep(delay)
+distributed.part(20)
+os._exit(2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('delays', [(0, 3), (3, 0)])
+def test_who_meets_a_mistake_first_waits_for_the_other(delays):
+  """Else the other one would be told of a lost process, not of the mistake."""
+  port = str(free_port())
+  words = [sys.executable, '-c', PARTING]
+  started = [
+    subprocess.Popen(
+      [*words, str(i), port, str(delays[i])],
+      stderr=subprocess.PIPE, text=True, env=environment(1), cwd=ROOT,
+    )
+    for i in (0, 1)
+  ]  # fmt: skip
+  ended = [tiny_runs.finish(p, 120) for p in started]
+  assert [code for code, _ in ended] == [2, 2], ended

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prm_jax import jsonl
-from prm_jax.errors import PeerLost, Preempted, UserError
+from prm_jax.errors import NonFiniteLoss, PeerLost, Preempted, UserError
 from prm_jax.parallel.processes import Processes, resolve
 
 if TYPE_CHECKING:
@@ -120,6 +120,9 @@ def run(command: Command) -> None:
     raise
   except Preempted:
     distributed.finish()
+    raise
+  except (UserError, NonFiniteLoss):
+    distributed.part()
     raise
   distributed.finish()
 

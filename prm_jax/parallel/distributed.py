@@ -21,6 +21,7 @@ from prm_jax.errors import NonFiniteLoss, PeerLost, UserError
 from prm_jax.parallel.processes import AUTO, Processes
 
 SHUTDOWN_SECONDS = 60
+PART_SECONDS = 20
 _names = itertools.count()
 
 
@@ -66,6 +67,23 @@ def finish() -> None:
     jax.distributed.shutdown()
 
 
+def part(seconds: int = PART_SECONDS) -> None:
+  """Takes leave of the others if they come, as they do where all of them meet the same
+  mistake. Who is the first to end would else be a lost process to the others, and they
+  would say that instead of the mistake.
+
+  Args:
+    seconds: how long to wait for them; who does not come hears of a lost process.
+  """
+  if jax.process_count() == 1:
+    return
+  try:
+    _barrier('part', seconds)
+  except jax.errors.JaxRuntimeError:
+    return
+  finish()
+
+
 def share(value: Any, seconds: int = Processes.wait_seconds) -> Any:
   """The first process's JSON-ready `value`, on all of them; a meeting of all.
 
@@ -88,11 +106,15 @@ def share(value: Any, seconds: int = Processes.wait_seconds) -> Any:
 
 
 def _meet(seconds: int) -> None:
+  _barrier(str(next(_names)), seconds)
+
+
+def _barrier(name: str, seconds: int) -> None:
   from orbax.checkpoint import multihost
 
   everyone = set(range(jax.process_count()))
   barrier = multihost.get_barrier_sync_fn(processes=everyone)
-  barrier(key=f'prm_jax {next(_names)}', timeout_ms=seconds * 1000)
+  barrier(key=f'prm_jax {name}', timeout_ms=seconds * 1000)
 
 
 @contextlib.contextmanager
