@@ -10,16 +10,16 @@ else has used. The first 250 choose the method that is most surely above the maj
 vote at equal estimated FLOPs of policy and PRM together; the other 350 test it, and all
 others with Holm's correction.
 
-21 November 2026, two CPU cores, otherwise idle: 308 s. The method chosen on validation,
+21 November 2026, two CPU cores, otherwise idle: 300 s. The method chosen on validation,
 MCTS with a vote of its solutions, solves .777; the vote at its compute .726, paired
 difference .051 [.021, .082]. Of 34 others these 9 are above it after Holm:
 
     method, vote of its candidates   solved  MFLOPs  majority there  above it
     rebase n=16                      .797    300     .730            .067 [.032, .101]
-    dvts n=16 width=4                .789    302     .731            .058 [.027, .090]
-    particle n=16                    .789    301     .731            .058 [.024, .092]
+    dvts n=16 width=4                .789    302     .730            .058 [.027, .090]
+    particle n=16                    .789    302     .730            .058 [.024, .092]
     rebase n=4                       .766     82     .719            .047 [.014, .075]
-    best_of_n n=32                   .783    729     .736            .047 [.024, .072]
+    best_of_n n=32                   .783    729     .736            .047 [.025, .072]
     best_of_n n=16                   .778    367     .732            .046 [.027, .068]
     best_of_n n=8                    .770    186     .727            .043 [.026, .062]
     adaptive_n first=2 most=32       .769    147     .725            .043 [.020, .068]
