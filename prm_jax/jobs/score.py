@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -180,7 +179,7 @@ def _output(config: ConfigDict) -> epath.Path:
       f'{KEY}={config.output}: job=score needs a local folder; copy its results '
       'afterwards.'
     )
-  return epath.Path(os.path.expanduser(config.output))
+  return epath.Path(config.output)
 
 
 def _rows(config: ConfigDict) -> Callable[[], Iterator[Trajectory]]:
